@@ -1,0 +1,141 @@
+"""Train the tiny instruct model of the tests from random weights: sums and differences of single digits.
+
+About 0.3 M parameters and a word-level tokenizer with a chat template. It continues numbered lists of questions and
+answers them, right about as often as asked for, so that votes have something to decide:
+
+    python scripts/make_tiny_model.py --output tests/tiny_model --accuracy 0.75
+"""
+
+import argparse
+import random
+from pathlib import Path
+
+import torch
+from tokenizers import Regex, Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import Sequence, Split
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+
+PAIRS = [(first, word, second) for first in range(10) for word in ("plus", "minus") for second in range(10)]
+SPECIAL = ["<pad>", "<unk>", "<end>", "<user>", "<assistant>"]
+CHAT_TEMPLATE = (
+    "{% for message in messages %}{{ '<' + message['role'] + '> ' + message['content'] + ' ' }}"
+    "{% if message['role'] == 'assistant' %}{{ '<end> ' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<assistant>' }}{% endif %}"
+)
+
+
+def question(first: int, word: str, second: int) -> str:
+    """Return one of the 200 questions of the tiny world."""
+    return f"what is {first} {word} {second} ?"
+
+
+def make_tokenizer() -> PreTrainedTokenizerFast:
+    words = ["\n", "what", "is", "plus", "minus", "?", "the", "answer"]
+    words += [str(number) for number in range(-9, 19)] + [f"{number}." for number in range(1, 21)]
+    tokenizer = Tokenizer(WordLevel({word: index for index, word in enumerate(SPECIAL + words)}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = Sequence([Split(Regex("\n"), "isolated"), Split(Regex("[ \t]+"), "removed")])
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        unk_token="<unk>",
+        eos_token="<end>",
+        additional_special_tokens=["<user>", "<assistant>"],
+        chat_template=CHAT_TEMPLATE,
+        padding_side="left",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def numbered(questions: list[str], start: int) -> str:
+    return "\n".join(f"{number}. {text}" for number, text in enumerate(questions, start))
+
+
+def writing_example(rng: random.Random) -> tuple[str, str]:
+    """A numbered list that ends in a number, and the questions that continue it."""
+    examples = rng.randint(2, 8)
+    questions = [question(*pair) for pair in rng.sample(PAIRS, examples + 4)]
+    request = numbered(questions[:examples], 1) + f"\n{examples + 1}."
+    return request, numbered(questions[examples:], examples + 1).split(" ", 1)[1]
+
+
+def answering_example(rng: random.Random) -> tuple[str, str]:
+    first, word, second = rng.choice(PAIRS)
+    result = first + second if word == "plus" else first - second
+    return question(first, word, second), f"the answer is {result}"
+
+
+def encode_batch(tokenizer, examples: list[tuple[str, str]]) -> dict[str, torch.Tensor]:
+    """Tokens of whole conversations, right-padded, with labels on the reply only; each (batch, length)."""
+    rows = []
+    for request, reply in examples:
+        prompt = tokenizer(f"<user> {request} <assistant>")["input_ids"]
+        rows.append((prompt, tokenizer(f"{reply} <end>")["input_ids"]))
+    length = max(len(prompt) + len(reply) for prompt, reply in rows)
+    ids = torch.full((len(rows), length), tokenizer.pad_token_id)
+    labels = torch.full((len(rows), length), -100)
+    for row, (prompt, reply) in enumerate(rows):
+        ids[row, : len(prompt) + len(reply)] = torch.tensor(prompt + reply)
+        labels[row, len(prompt) : len(prompt) + len(reply)] = torch.tensor(reply)
+    return {"input_ids": ids, "attention_mask": (ids != tokenizer.pad_token_id).long(), "labels": labels}
+
+
+@torch.no_grad()
+def pass_at_1(model, tokenizer) -> float:
+    """Mean probability of the right answer over all 200 questions: pass@1 at temperature 1."""
+    examples = []
+    for first, word, second in PAIRS:
+        result = first + second if word == "plus" else first - second
+        examples.append((question(first, word, second), f"the answer is {result}"))
+    batch = encode_batch(tokenizer, examples)
+    logps = model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1].log_softmax(-1)
+    labels = batch["labels"][:, 1:]
+    token_logps = logps.gather(-1, labels.clamp(min=0)[..., None])[..., 0]
+    return (token_logps * (labels != -100)).sum(-1).exp().mean().item()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("tests/tiny_model"))
+    parser.add_argument("--accuracy", type=float, default=0.75, help="where training stops")
+    parser.add_argument("--seed", type=int, default=0)
+    args = parser.parse_args()
+
+    torch.manual_seed(args.seed)
+    rng = random.Random(args.seed)
+    tokenizer = make_tokenizer()
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=128,
+        intermediate_size=256,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        max_position_embeddings=512,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+    )
+    model = LlamaForCausalLM(config)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    for step in range(1, 10_001):
+        make = writing_example if step % 4 == 0 else answering_example  # lists are longer and easier
+        examples = [make(rng) for _ in range(32 if step % 4 == 0 else 128)]
+        loss = model(**encode_batch(tokenizer, examples)).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if step % 50 == 0:
+            accuracy = pass_at_1(model, tokenizer)
+            print(f"step {step}  loss {loss.item():.3f}  pass@1 {accuracy:.3f}", flush=True)
+            if accuracy >= args.accuracy:
+                break
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
+    model.save_pretrained(args.output)
+    tokenizer.save_pretrained(args.output)
+    print(f"{sum(p.numel() for p in model.parameters()):,} parameters in {args.output}")
+
+
+if __name__ == "__main__":
+    main()

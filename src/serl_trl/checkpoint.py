@@ -1,0 +1,91 @@
+"""What a checkpoint must hold, beyond what Trainer saves, for a resumed run to go on as if never interrupted."""
+
+import json
+import logging
+import os
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+
+logger = logging.getLogger(__name__)
+
+STATE_FILE = "serl_state.json"
+
+
+def save_loader_state(checkpoint: str | os.PathLike, state: dict) -> None:
+    """Write the loader's state, equal on all processes, as JSON; the file appears whole or not at all."""
+    path = Path(checkpoint) / STATE_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".unfinished")
+    unfinished.write_text(json.dumps(state), encoding="utf-8")
+    os.replace(unfinished, path)
+
+
+def load_loader_state(checkpoint: str | os.PathLike) -> dict | None:
+    """Return the loader's state, or `None` if the checkpoint holds none (it is not one of self-play)."""
+    path = Path(checkpoint) / STATE_FILE
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+
+
+def save_rollouts(
+    checkpoint: str | os.PathLike,
+    rank: int,
+    micro_step: int,
+    schedule: dict[str, int],
+    slices: list[dict[str, torch.Tensor | None]] | None,
+) -> None:
+    """Write one process's place in the generation cycle and the rollouts it has not finished training on.
+
+    Args:
+        checkpoint (`str`): The checkpoint's folder.
+        rank (`int`): The process.
+        micro_step (`int`): Batches trained so far, TRL's `_step`.
+        schedule (`dict[str, int]`): The sizes that the slices depend on.
+        slices (`list[dict[str, Tensor]]`, *optional*): TRL's `_buffered_inputs`; `None` at the end of a cycle.
+    """
+    tensors = {
+        f"{index}/{name}": tensor.contiguous().clone()  # cloned: slices share storage, which safetensors refuses
+        for index, inputs in enumerate(slices or [])
+        for name, tensor in inputs.items()
+        if tensor is not None
+    }
+    metadata = {"micro_step": str(micro_step), "slices": str(len(slices or [])), "schedule": json.dumps(schedule)}
+    path = _rollouts_path(checkpoint, rank)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_suffix(".unfinished")
+    save_file(tensors, unfinished, metadata=metadata)
+    os.replace(unfinished, path)
+
+
+def load_rollouts(
+    checkpoint: str | os.PathLike, rank: int, schedule: dict[str, int], device: torch.device
+) -> tuple[int, list[dict[str, torch.Tensor]] | None]:
+    """Return `micro_step` and `slices` as saved by [`save_rollouts`].
+
+    If the schedule (or the number of processes) has changed, the slices would not fit: they are dropped with a
+    warning, and the run starts a new cycle.
+    """
+    path = _rollouts_path(checkpoint, rank)
+    if not path.exists():
+        logger.warning(f"{path} is missing: the rollouts it held are lost, and new ones are sampled.")
+        return 0, None
+    with safe_open(path, framework="pt", device=str(device)) as file:
+        metadata = file.metadata()
+        if json.loads(metadata["schedule"]) != schedule:
+            logger.warning(
+                f"{path} was saved with {metadata['schedule']} and the run goes on with {json.dumps(schedule)}: its "
+                "rollouts are dropped, and new ones are sampled."
+            )
+            return 0, None
+        slices = [{} for _ in range(int(metadata["slices"]))]
+        for key in file.keys():
+            index, name = key.split("/", 1)
+            slices[int(index)][name] = file.get_tensor(key)
+    return int(metadata["micro_step"]), slices or None
+
+
+def _rollouts_path(checkpoint: str | os.PathLike, rank: int) -> Path:
+    return Path(checkpoint) / f"serl_rollouts_{rank}.safetensors"

@@ -1,0 +1,123 @@
+"""What can be found wrong before any model is loaded."""
+
+import logging
+from pathlib import Path
+
+from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import get_last_checkpoint
+
+from .ledger import LEDGER_FOLDER
+from .self_instruction.prompt import answer_prompt, few_shot_prompt, load_template
+from .serl_config import SeRLConfig
+
+
+logger = logging.getLogger(__name__)
+
+
+def resolve_checkpoint(resume_from_checkpoint: str | bool | None, args: SeRLConfig) -> str | None:
+    """Return the checkpoint to go on from, or `None` for a new run in a folder that holds no other.
+
+    Args:
+        resume_from_checkpoint (`str` or `bool`, *optional*): A folder, or `True` (`"true"`) for the last one.
+        args ([`SeRLConfig`]): The settings.
+
+    Raises:
+        ValueError:
+            If `output_dir` holds another run, if there is no such checkpoint, or if it is already at `max_steps`.
+    """
+    last = get_last_checkpoint(args.output_dir) if Path(args.output_dir).is_dir() else None
+    if not resume_from_checkpoint:
+        if last is not None:
+            raise ValueError(
+                f"output_dir {args.output_dir!r} holds another run. Set resume_from_checkpoint to {last!r} to go on "
+                "with it, or output_dir to a new folder."
+            )
+        if any((Path(args.output_dir) / LEDGER_FOLDER).glob("*.parquet")):
+            raise ValueError(
+                f"output_dir {args.output_dir!r} holds the ledger of another run, and no checkpoint to go on from. "
+                "Set output_dir to a new folder, or remove it."
+            )
+        return None
+    checkpoint = last if str(resume_from_checkpoint).lower() == "true" else resume_from_checkpoint
+    if checkpoint is None or not (Path(checkpoint) / TRAINER_STATE_NAME).is_file():
+        where = checkpoint or args.output_dir
+        raise ValueError(f"There is no checkpoint in {where!r}. Start without resume_from_checkpoint.")
+    step = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME)).global_step
+    if step >= args.max_steps:
+        raise ValueError(
+            f"{checkpoint!r} is at step {step}, and max_steps is {args.max_steps}: nothing is left to train. Raise "
+            "max_steps to go on."
+        )
+    return checkpoint
+
+
+def check_quantization(config: PretrainedConfig, quantization_config, args: SeRLConfig) -> None:
+    """Raise `ValueError` for a quantized model with vLLM: its packed weights can't be pushed (TRL#4973)."""
+    quantized = quantization_config or (args.model_init_kwargs or {}).get("quantization_config")
+    if args.use_vllm and (quantized or getattr(config, "quantization_config", None)):
+        raise ValueError(
+            "The model is quantized, and its weights can't be sent to vLLM. Set use_vllm to False for transformers "
+            "generation, or load the model without quantization."
+        )
+
+
+def check_chat_template(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Raise `ValueError` if the tokenizer can't format a conversation."""
+    if not tokenizer.chat_template:
+        raise ValueError(
+            f"The tokenizer of {name} has no chat template. Use an instruct model, or set tokenizer.chat_template."
+        )
+
+
+def context_length(config: PretrainedConfig, args: SeRLConfig) -> int:
+    """Return the tokens that a prompt and its completion may have together."""
+    model_length = getattr(config.get_text_config(), "max_position_embeddings", None) or 2**31
+    return min(model_length, args.vllm_max_model_length or model_length) if args.use_vllm else model_length
+
+
+def control_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Return the texts that the tokenizer reads as control tokens, such as `<|im_end|>`."""
+    added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    return sorted({*added, *tokenizer.all_special_tokens})
+
+
+def drop_control_tokens(seeds: list[str], tokens: list[str]) -> list[str]:
+    """Return the seeds without a control token, which would end the turn that it stands in; report the others."""
+    clean = [seed for seed in seeds if not any(token in seed for token in tokens)]
+    if len(clean) < len(seeds):
+        logger.warning(f"{len(seeds) - len(clean)} of {len(seeds)} seeds left out: they hold a control token.")
+    return clean
+
+
+def check_seeds(seeds: list[str], tokenizer: PreTrainedTokenizerBase, max_tokens: int, args: SeRLConfig) -> None:
+    """Raise `ValueError` if there are too few seeds, or the longest leave too little room in the context."""
+    if len(seeds) < args.num_few_shot_examples:
+        raise ValueError(
+            f"There are {len(seeds)} seeds for num_few_shot_examples={args.num_few_shot_examples}. Add seeds, or set "
+            f"num_few_shot_examples to at most {len(seeds)} (and max_kept_examples to no more)."
+        )
+    template = load_template(args.prompt_template)
+    longest = sorted(seeds, key=len, reverse=True)[: args.num_few_shot_examples]
+    needs = {
+        "max_instruction_length": (few_shot_prompt(longest, template), args.max_instruction_length),
+        "max_completion_length": (answer_prompt(longest[0], template), args.max_completion_length),
+    }
+    for name, (prompt, new_tokens) in needs.items():
+        kwargs = {"add_generation_prompt": True, "tokenize": True, "return_dict": True}
+        kwargs |= args.chat_template_kwargs or {}
+        prompt_tokens = len(tokenizer.apply_chat_template(prompt, **kwargs)["input_ids"])
+        if prompt_tokens + new_tokens > max_tokens:
+            raise ValueError(
+                f"{name} is {new_tokens}, and the longest prompt has {prompt_tokens} tokens: together more than the "
+                f"context of {max_tokens}. Set {name} to at most {max(max_tokens - prompt_tokens, 1)}, raise "
+                "vllm_max_model_length if it is set, or shorten the seeds."
+            )
+
+
+def load_model_config(model, args: SeRLConfig) -> PretrainedConfig:
+    """Return the configuration of a model given by name or as an instance."""
+    if not isinstance(model, str):
+        return model.config
+    kwargs = args.model_init_kwargs or {}
+    return AutoConfig.from_pretrained(model, revision=kwargs.get("revision"), trust_remote_code=args.trust_remote_code)

@@ -1,0 +1,180 @@
+"""What became of the candidates of a generation batch: its metrics, and the yield that sizes the next round."""
+
+import math
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from .types import Candidate, Completion, Group, Vote
+
+
+@dataclass
+class Funnel:
+    """Counts of one generation batch, from requests to groups in the band.
+
+    Attributes:
+        batch_index (`int`): Index of the generation batch, from 0.
+        rounds (`int`): Rounds begun.
+        counts (`Counter`):
+            `requests`, `candidates`, `judged`, `admitted`, `answered` and `in_band` along the funnel; `completions`,
+            `unparsed` and `truncated` among the answers; `instruction_tokens` and `completion_tokens` sampled;
+            `trained_tokens`, `stale` and `expired` groups of the batch.
+        rejected (`Counter`): Candidates rejected, by reason.
+        pass_rates (`list[float]`): Pass rate of each group voted on.
+        seconds (`Counter`): Seconds by stage.
+    """
+
+    batch_index: int = 0
+    rounds: int = 0
+    counts: Counter = field(default_factory=Counter)
+    rejected: Counter = field(default_factory=Counter)
+    pass_rates: list[float] = field(default_factory=list)
+    seconds: Counter = field(default_factory=Counter)
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the time that the block takes to `seconds[stage]`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] += time.perf_counter() - start
+
+    def reject(self, candidate: Candidate, reason: str) -> None:
+        """Mark a candidate as rejected."""
+        candidate.verdict, candidate.reason = "rejected", reason
+        self.rejected[reason] += 1
+
+    def count_replies(self, replies: Sequence[Completion], candidates: Sequence[Candidate]) -> None:
+        """Count replies to requests for instructions, and the candidates in them."""
+        self.counts["requests"] += len(replies)
+        self.counts["candidates"] += len(candidates)
+        self.counts["instruction_tokens"] += sum(len(reply.token_ids) for reply in replies)
+
+    def count_completions(self, groups: Sequence[Sequence[Completion]]) -> None:
+        """Count completions sampled as answers."""
+        completions = [completion for group in groups for completion in group]
+        self.counts["answered"] += len(groups)
+        self.counts["completions"] += len(completions)
+        self.counts["truncated"] += sum(completion.truncated for completion in completions)
+        self.counts["completion_tokens"] += sum(len(completion.token_ids) for completion in completions)
+
+    def count_votes(self, votes: Sequence[Vote]) -> None:
+        """Count votes."""
+        self.pass_rates += [vote.pass_rate for vote in votes]
+        self.counts["unparsed"] += sum(answer is None for vote in votes for answer in vote.answers)
+
+    def count_batch(self, batch: Sequence[Group], rest: Sequence[Group]) -> None:
+        """Count what is trained and what is left."""
+        self.counts["stale"] += sum(group.stale for group in batch)
+        self.counts["expired"] += sum(group.stale for group in rest)
+        self.counts["trained_tokens"] += sum(len(c.token_ids) for group in batch for c in group.completions)
+
+    def metrics(self) -> dict[str, float]:
+        """Return the log keys of one generation batch."""
+        counts, completions = self.counts, self.counts["completions"]
+        metrics = {
+            "self_instruction/candidates": counts["candidates"],
+            **{f"self_instruction/rejected/{reason}": count for reason, count in self.rejected.items()},
+            "self_instruction/admitted": counts["admitted"],
+            "self_instruction/rounds": self.rounds,
+            "self_instruction/tokens": counts["instruction_tokens"],
+            "self_rewarding/tokens": counts["completion_tokens"],
+            "self_rewarding/trained_tokens": counts["trained_tokens"],
+            "self_rewarding/stale_groups": counts["stale"],
+            "self_rewarding/expired_groups": counts["expired"],
+            **{f"time/{stage}": self.seconds[stage] for stage in ("self_instruction", "sampling", "vote")},
+        }
+        if completions:  # a batch of nothing but surplus has no rates
+            metrics |= {
+                "self_rewarding/pass_rate": sum(self.pass_rates) / len(self.pass_rates),
+                "self_rewarding/in_band_ratio": counts["in_band"] / len(self.pass_rates),
+                "self_rewarding/unparsed_ratio": counts["unparsed"] / completions,
+                "self_rewarding/truncated_ratio": counts["truncated"] / completions,
+            }
+        return {name: float(value) for name, value in metrics.items()}
+
+    @classmethod
+    def from_dict(cls, values: dict) -> "Funnel":
+        """Return the funnel whose attributes JSON turned into `values`."""
+        return cls(**{name: Counter(value) if isinstance(value, dict) else value for name, value in values.items()})
+
+    def add(self, other: "Funnel") -> None:
+        """Add the counts of another batch, for the totals of a run."""
+        self.rounds += other.rounds
+        self.pass_rates += other.pass_rates
+        for name in ("counts", "rejected", "seconds"):
+            getattr(self, name).update(getattr(other, name))
+
+    def describe(self) -> str:
+        """Return the whole funnel in a few lines."""
+        rejected = ", ".join(f"{count} {reason}" for reason, count in self.rejected.most_common()) or "none"
+        rates = Counter(f"{rate:.2f}" for rate in self.pass_rates)
+        return "\n".join(
+            [
+                f"  rounds {self.rounds}, requests {self.counts['requests']}",
+                f"  candidates {self.counts['candidates']}, rejected: {rejected}",
+                f"  admitted and answered {self.counts['admitted']}, in the band {self.counts['in_band']}",
+                f"  unparsed {self.counts['unparsed']} and truncated {self.counts['truncated']} of "
+                f"{self.counts['completions']} completions",
+                f"  groups by pass rate: {', '.join(f'{rate}: {rates[rate]}' for rate in sorted(rates)) or 'none'}",
+            ]
+        )
+
+    def advice(self, min_pass_rate: float) -> str:
+        """Return which setting to change, judging by where most was lost."""
+        if not self.counts["candidates"]:
+            return "The model wrote no list: use an instruct model, or edit the prompt_template."
+        if not self.counts["admitted"]:
+            reason = self.rejected.most_common(1)[0][0]
+            return {
+                "too_similar": "Raise instruction_temperature or diversity_threshold, or add seeds.",
+                "cut_off": "Raise max_instruction_length.",
+                "blocked_word": "Shorten blocked_words.",
+                "non_ascii": "Set ascii_only to False.",
+                "too_short": "Lower min_words.",
+                "too_long": "Raise max_words.",
+            }.get(reason, "Edit the prompt_template so that the model writes sound instructions.")
+        if self.counts["truncated"] > self.counts["completions"] / 2:
+            return "Raise max_completion_length: truncated completions have no vote."
+        if self.counts["unparsed"] > self.counts["completions"] / 2:
+            return "Change the answer_request of the prompt_template: most completions have no readable answer."
+        too_hard = sum(rate < min_pass_rate for rate in self.pass_rates)
+        if too_hard > len(self.pass_rates) / 2:
+            return "Lower min_pass_rate or temperature, or use easier seeds: the model seldom agrees with itself."
+        return "Raise max_pass_rate, or use harder seeds: the model nearly always agrees with itself."
+
+
+class Yield:
+    """How much comes out of what is asked, from the counts so far; it sizes each round.
+
+    Args:
+        counts (`dict[str, float]`, *optional*):
+            Counts of past batches under the names of `Funnel.counts`, fading; by default a guess that counts as much
+            as one small batch.
+    """
+
+    FADE = 0.5  # what a batch's counts are worth one batch later
+
+    def __init__(self, counts: dict[str, float] | None = None):
+        guess = {"requests": 1.0, "candidates": 8.0, "judged": 8.0, "admitted": 4.0, "answered": 2.0, "in_band": 1.0}
+        self.counts = guess if counts is None else dict(counts)
+
+    def groups_to_answer(self, missing: int, funnel: Funnel) -> int:
+        """Return how many instructions to answer so that `missing` groups may be expected in the band."""
+        wanted = math.ceil(missing / self._ratio("in_band", "answered", funnel))
+        return min(wanted, 8 * missing)  # bounded: a dry start must not ask for everything at once
+
+    def requests(self, candidates: int, funnel: Funnel, fewest: int) -> int:
+        """Return how many requests may be expected to bring `candidates` that are admitted, at least `fewest`."""
+        per_request = self._ratio("candidates", "requests", funnel) * self._ratio("admitted", "judged", funnel)
+        return min(max(math.ceil(candidates / per_request), fewest), 16 * fewest)  # bounded, likewise
+
+    def remember(self, funnel: Funnel) -> None:
+        """Take the counts of a finished batch into the past."""
+        self.counts = {name: self.FADE * (count + funnel.counts[name]) for name, count in self.counts.items()}
+
+    def _ratio(self, part: str, whole: str, funnel: Funnel) -> float:
+        return max((self.counts[part] + funnel.counts[part]) / (self.counts[whole] + funnel.counts[whole]), 1e-3)

@@ -1,0 +1,258 @@
+"""Sampling through the trainer's engine: vLLM colocate, vLLM server or transformers. The only file that knows which."""
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from types import MethodType
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from accelerate.utils import gather_object
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+
+from .types import Completion, Group, Message, SamplingSettings
+
+
+class Sampler(Protocol):
+    """What the loader needs of an engine; every process calls each method with the same arguments.
+
+    Attributes:
+        step (`int`): Optimizer steps that the sampling weights have seen.
+        rank (`int`): This process, from 0.
+        num_processes (`int`): All of them.
+    """
+
+    step: int
+    rank: int
+    num_processes: int
+
+    def tokenize(self, prompts: Sequence[list[Message]]) -> list[list[int]]:
+        """Return the tokens of each conversation, ready for the assistant's turn."""
+
+    def sample(
+        self, prompt_ids: Sequence[list[int]], num_completions: int, settings: SamplingSettings | None = None
+    ) -> list[list[Completion]]:
+        """Return `num_completions` completions of each prompt, sampled as in training unless `settings` are given."""
+
+    def with_logprobs(self, groups: list[Group]) -> list[Group]:
+        """Return the groups with log-probabilities under the present weights where the engine gave none."""
+
+    def gather(self, objects: list) -> list:
+        """Return the objects of all processes, in rank order."""
+
+
+class TrainerSampler:
+    """A [`Sampler`] that samples through the trainer's own generation, whatever the engine.
+
+    Args:
+        trainer ([`SeRLTrainer`]): The trainer.
+    """
+
+    def __init__(self, trainer):
+        self.trainer = trainer
+        self.rank = trainer.accelerator.process_index
+        self.num_processes = trainer.accelerator.num_processes
+
+    @property
+    def step(self) -> int:
+        return self.trainer.state.global_step
+
+    def gather(self, objects: list) -> list:
+        return gather_object(objects)
+
+    def tokenize(self, prompts: Sequence[list[Message]]) -> list[list[int]]:
+        return self.trainer.processing_class.apply_chat_template(
+            conversation=list(prompts),
+            add_generation_prompt=True,
+            tokenize=True,
+            return_dict=True,
+            **self.trainer.chat_template_kwargs,
+        )["input_ids"]
+
+    def sample(
+        self, prompt_ids: Sequence[list[int]], num_completions: int, settings: SamplingSettings | None = None
+    ) -> list[list[Completion]]:
+        trainer = self.trainer
+        repeated = [ids for ids in prompt_ids for _ in range(num_completions)]
+        own = self._share(repeated, num_completions)
+        # Transformers pads all it is given into one batch: no larger ones than the generation batch. vLLM schedules.
+        chunk = len(own) if trainer.use_vllm else trainer.args.generation_batch_size // self.num_processes
+        token_ids, logprobs = [], []
+        with sampling_settings(trainer, settings):
+            for start in range(0, len(own), chunk):
+                ids, logps = trainer._generate_single_turn(own[start : start + chunk], None, {}, num_completions)
+                token_ids += ids
+                logprobs += logps or [None] * len(ids)
+        texts = trainer.processing_class.batch_decode(token_ids, skip_special_tokens=True)
+        ends = {*trainer.eos_token_ids, trainer.processing_class.pad_token_id}
+        completions = [
+            Completion(text, tuple(ids), not ids or ids[-1] not in ends, None if logps is None else tuple(logps))
+            for text, ids, logps in zip(texts, token_ids, logprobs, strict=True)
+        ]
+        completions = self.gather(completions)
+        return [completions[start : start + num_completions] for start in range(0, len(repeated), num_completions)]
+
+    def with_logprobs(self, groups: list[Group]) -> list[Group]:
+        if not groups or groups[0].completions[0].logprobs is not None:
+            return groups
+        rows = [(group.prompt_ids, completion.token_ids) for group in groups for completion in group.completions]
+        logprobs = iter(self.gather(self.trainer.log_probabilities(self._share(rows, 1))))
+        return [
+            replace(group, completions=tuple(replace(c, logprobs=tuple(next(logprobs))) for c in group.completions))
+            for group in groups
+        ]
+
+    def _share(self, rows: list, group_size: int) -> list:
+        """Return this process's part: as many rows as the others have, in whole groups over all, copies at the end."""
+        rows = list(rows)
+        while len(rows) % self.num_processes:
+            rows += rows[-group_size:]
+        share = len(rows) // self.num_processes
+        return rows[self.rank * share : (self.rank + 1) * share]
+
+
+class ScriptedSampler:
+    """A [`Sampler`] that answers from a function, for tests and dry runs.
+
+    Args:
+        reply (`Callable`): From the conversation and the completion's number in its group to the completion's text.
+        max_words (`int`): Longer completions are cut there and count as truncated.
+    """
+
+    def __init__(self, reply: Callable[[list[Message], int], str], max_words: int = 1000):
+        self.reply, self.max_words = reply, max_words
+        self.step, self.rank, self.num_processes = 0, 0, 1
+        self.calls: list[tuple[int, int]] = []  # (prompts, completions of each) of every call
+        self._prompts: list[list[Message]] = []
+
+    def tokenize(self, prompts: Sequence[list[Message]]) -> list[list[int]]:
+        self._prompts += prompts
+        first = len(self._prompts) - len(prompts)
+        words = [sum(len(message["content"].split()) for message in prompt) for prompt in prompts]
+        return [[first + index] * count for index, count in enumerate(words)]  # a prompt's number, once for each word
+
+    def sample(
+        self, prompt_ids: Sequence[list[int]], num_completions: int, settings: SamplingSettings | None = None
+    ) -> list[list[Completion]]:
+        self.calls.append((len(prompt_ids), num_completions))
+        prompts = [self._prompts[ids[0]] for ids in prompt_ids]
+        return [[self._complete(self.reply(prompt, n)) for n in range(num_completions)] for prompt in prompts]
+
+    def with_logprobs(self, groups: list[Group]) -> list[Group]:
+        return groups
+
+    def gather(self, objects: list) -> list:
+        return objects
+
+    def _complete(self, text: str) -> Completion:
+        words = len(text.split())
+        return Completion(text, tuple(range(min(words, self.max_words))), truncated=words > self.max_words)
+
+
+def prepare_engine(trainer) -> None:
+    """Make the seed count again after vLLM reset all generators, and let weights reach vLLM on the CPU."""
+    if not (trainer.use_vllm and trainer.vllm_mode == "colocate"):
+        return
+    # vLLM seeds `random`, NumPy and torch with the rank at its start. Equal within a tensor-parallel group, whose
+    # ranks must draw alike, and different between groups.
+    seed = trainer.args.seed * 10007 + trainer.accelerator.process_index // trainer.vllm_tensor_parallel_size
+    random.seed(seed)
+    np.random.seed(seed % 2**32)
+    torch.manual_seed(seed)
+    if trainer.accelerator.device.type == "cpu":
+        trainer.vllm_generation.sync_weights = MethodType(_reload_weights, trainer.vllm_generation)
+
+
+def _reload_weights(vllm_generation) -> None:
+    """Push the weights by vLLM's layerwise reload: on the CPU its kernels repack them, and a plain load is lost."""
+    # Cloned, since the reload keeps tensors until a fused layer is complete, and merged adapters are undone before.
+    weights = ((name, weight.detach().clone()) for name, weight in vllm_generation._iter_named_params())
+    vllm_generation.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+    vllm_generation.llm.reset_prefix_cache()
+
+
+@contextmanager
+def sampling_settings(trainer, settings: SamplingSettings | None) -> Iterator[None]:
+    """Let the trainer's engine sample with `settings` for the length of the block."""
+    if settings is None:
+        yield
+    elif trainer.use_vllm:
+        engine = trainer.vllm_generation
+        extra = {**engine.generation_kwargs, "presence_penalty": settings.presence_penalty}
+        changed = {
+            "temperature": settings.temperature,
+            "top_p": settings.top_p,
+            "max_completion_length": settings.max_tokens,
+            "structured_outputs_regex": None,  # it shapes answers, not lists of instructions
+            "generation_kwargs": extra,
+        }
+        with _attributes(engine, changed):
+            yield
+    else:
+        kwargs = {
+            **trainer.generation_kwargs,
+            "temperature": settings.temperature,
+            "top_p": settings.top_p,
+            "max_new_tokens": settings.max_tokens,
+        }
+        changed = {
+            "generation_kwargs": kwargs,
+            "generation_config": GenerationConfig(**kwargs, disable_compile=True),
+        }
+        with _attributes(trainer, changed), _presence_penalty(trainer, settings.presence_penalty):
+            yield
+
+
+@contextmanager
+def _attributes(target: Any, values: dict[str, Any]) -> Iterator[None]:
+    """Set attributes for the length of the block."""
+    before = {name: getattr(target, name) for name in values}
+    try:
+        for name, value in values.items():
+            setattr(target, name, value)
+        yield
+    finally:
+        for name, value in before.items():
+            setattr(target, name, value)
+
+
+class PresencePenalty(LogitsProcessor):
+    """Lower the logit of each token that was already generated, once; the prompt's tokens don't count (as in vLLM).
+
+    Args:
+        penalty (`float`): What is subtracted, in [-2, 2].
+        prompt_length (`int`): Tokens of the padded prompt.
+    """
+
+    def __init__(self, penalty: float, prompt_length: int):
+        self.penalty, self.prompt_length = penalty, prompt_length
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        # input_ids: (batch, prompt + generated), scores: (batch, vocabulary)
+        present = torch.zeros_like(scores).scatter(1, input_ids[:, self.prompt_length :], 1.0)
+        return scores - self.penalty * present
+
+
+@contextmanager
+def _presence_penalty(trainer, penalty: float) -> Iterator[None]:
+    """Apply a presence penalty in transformers generation, which has none of its own and ignores it silently."""
+    if not penalty:
+        yield
+        return
+    model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
+    generate, own = model.generate, "generate" in vars(model)
+
+    def generate_with_penalty(*args, **kwargs):
+        processor = PresencePenalty(penalty, kwargs["input_ids"].shape[1])
+        return generate(*args, logits_processor=LogitsProcessorList([processor]), **kwargs)
+
+    model.generate = generate_with_penalty
+    try:
+        yield
+    finally:
+        if own:
+            model.generate = generate
+        else:
+            del model.generate

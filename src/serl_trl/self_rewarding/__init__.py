@@ -1,0 +1,1 @@
+"""Self-rewarding: from completions to answers, votes and a difficulty (SeRL, section 3.2)."""

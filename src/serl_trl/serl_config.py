@@ -1,0 +1,192 @@
+"""The settings of a run: GRPO's, and one block for each stage of self-play."""
+
+import os
+from dataclasses import dataclass, field
+
+from trl import GRPOConfig
+from trl.import_utils import is_vllm_available
+
+from .self_instruction.quality import BLOCKED_WORDS
+from .self_rewarding.difficulty import reachable_pass_rates
+
+
+INSTRUCTIONS_PER_STEP = 16  # SeRL, section 4.1
+
+
+@dataclass
+class SeRLConfig(GRPOConfig):
+    """Configuration of [`SeRLTrainer`]: the parameters of [`~trl.GRPOConfig`] and those of self-play.
+
+    All are checked when the configuration is made, before any model is loaded.
+
+    Raises:
+        ValueError: with the setting, its value and what to set instead.
+
+    > [!NOTE]
+    > These parameters have other defaults than in [`~trl.GRPOConfig`], those of the paper where it names them:
+    > - `learning_rate` 5e-7, `adam_beta2` 0.95, `lr_scheduler_type` cosine down to 10 %, `warmup_steps` 3 %.
+    > - `beta` 1e-3, `num_generations` 16, `max_completion_length` 1024.
+    > - `gradient_accumulation_steps`: `None`, one optimizer step for each generation batch.
+    > - `generation_batch_size`: 16 instructions of `num_generations` completions, if neither
+    >   `gradient_accumulation_steps` nor `steps_per_generation` is set.
+    > - `use_vllm`: `None`, vLLM where it is installed, else transformers generation.
+    > - `vllm_importance_sampling_mode`: `"token_truncate"`, since whole long sequences would be masked (TRL#4772).
+    > - `max_steps` must be set: it is the length of the run.
+    """
+
+    # Other defaults than TRL's (SeRL, section 4.1 and its published scripts)
+    learning_rate: float = field(default=5e-7, metadata={"help": "The initial learning rate for AdamW."})
+    adam_beta2: float = field(default=0.95, metadata={"help": "Beta2 of AdamW."})
+    lr_scheduler_type: str = field(default="cosine_with_min_lr", metadata={"help": "Learning-rate schedule."})
+    warmup_steps: float = field(default=0.03, metadata={"help": "Warm-up steps; below 1, a share of `max_steps`."})
+    beta: float = field(default=0.001, metadata={"help": "KL coefficient; 0 loads no reference model."})
+    num_generations: int | None = field(default=16, metadata={"help": "Completions sampled for each instruction."})
+    max_completion_length: int | None = field(default=1024, metadata={"help": "Longest completion, in tokens."})
+    gradient_accumulation_steps: int | None = field(
+        default=None,
+        metadata={"help": "Batches per optimizer step. If unset, one optimizer step for each generation batch."},
+    )
+    use_vllm: bool | None = field(
+        default=None, metadata={"help": "Whether vLLM samples. If unset, it does where it is installed."}
+    )
+    vllm_importance_sampling_mode: str = field(
+        default="token_truncate", metadata={"help": "How the importance ratio of vLLM's samples is bounded."}
+    )
+
+    # Self-instruction
+    num_few_shot_examples: int = field(
+        default=8, metadata={"help": "Few-shot examples in each request for new instructions."}
+    )
+    max_kept_examples: int = field(
+        default=2, metadata={"help": "Most few-shot examples taken from the kept pool; the rest are seeds."}
+    )
+    max_kept_instructions: int = field(
+        default=2000, metadata={"help": "Size of the kept pool: the latest instructions trained on."}
+    )
+    instruction_requests: int = field(
+        default=4, metadata={"help": "Fewest requests for new instructions in a round; more as the yield demands."}
+    )
+    instruction_temperature: float = field(default=0.8, metadata={"help": "Temperature of self-instruction, > 0."})
+    instruction_top_p: float = field(default=0.95, metadata={"help": "Nucleus mass of self-instruction, in (0, 1]."})
+    instruction_presence_penalty: float = field(
+        default=2.0, metadata={"help": "Presence penalty of self-instruction, in [-2, 2]."}
+    )
+    max_instruction_length: int = field(
+        default=1024, metadata={"help": "Longest reply to a request for new instructions, in tokens."}
+    )
+    prompt_template: str = field(
+        default="math", metadata={"help": "Name of a shipped template, or path of a YAML file like it."}
+    )
+    min_words: int = field(default=4, metadata={"help": "Fewest words of an instruction."})
+    max_words: int = field(default=150, metadata={"help": "Most words of an instruction."})
+    blocked_words: list[str] = field(
+        default_factory=lambda: list(BLOCKED_WORDS), metadata={"help": "Whole words that reject an instruction."}
+    )
+    ascii_only: bool = field(
+        default=True, metadata={"help": "Whether an instruction must start with an ASCII character."}
+    )
+    diversity_threshold: float = field(
+        default=0.7, metadata={"help": "Highest ROUGE-L F1 with an earlier instruction, in [0, 1]."}
+    )
+
+    # Self-rewarding
+    min_pass_rate: float = field(
+        default=0.2, metadata={"help": "Lowest share of a group that gives the majority answer, inclusive."}
+    )
+    max_pass_rate: float = field(
+        default=0.8, metadata={"help": "Highest share of a group that gives the majority answer, inclusive."}
+    )
+    max_rounds: int = field(
+        default=16, metadata={"help": "Most rounds of self-instruction for a generation batch; then an error."}
+    )
+
+    def __post_init__(self):
+        self._resolve_engine()
+        self._resolve_generation_batch()
+        if self.lr_scheduler_type == "cosine_with_min_lr" and self.lr_scheduler_kwargs is None:
+            self.lr_scheduler_kwargs = {"min_lr_rate": 0.1}
+        super().__post_init__()
+        self._check_rollouts()
+        self._check_self_play()
+
+    def _resolve_engine(self):
+        installed = is_vllm_available(min_version="0.28.0")
+        if self.use_vllm is None:
+            self.use_vllm = installed
+        if self.use_vllm and self.vllm_mode == "colocate" and not installed:
+            raise ValueError(
+                "use_vllm is True, but vLLM >= 0.28 is not installed. Run `pip install 'serl-trl[vllm]'`, or set "
+                "use_vllm to False for transformers generation."
+            )
+        if not self.use_vllm and self.use_transformers_continuous_batching and self.instruction_presence_penalty:
+            raise ValueError(
+                f"instruction_presence_penalty is {self.instruction_presence_penalty}, which continuous batching of "
+                "transformers can't apply. Set it to 0, or use_transformers_continuous_batching to False."
+            )
+
+    def _resolve_generation_batch(self):
+        generation_unset = self.generation_batch_size is None and self.steps_per_generation is None
+        if generation_unset and self.gradient_accumulation_steps is None:
+            self.generation_batch_size = INSTRUCTIONS_PER_STEP * self.num_generations
+        if self.generation_batch_size is not None and self.generation_batch_size % self.num_generations:
+            raise ValueError(
+                f"generation_batch_size is {self.generation_batch_size}, which num_generations "
+                f"({self.num_generations}) doesn't divide. Set it to a multiple: each group is trained whole."
+            )
+        if self.gradient_accumulation_steps is None:
+            # Launchers set WORLD_SIZE; TrainingArguments knows its own only after it has been checked.
+            batch = self.per_device_train_batch_size * int(os.environ.get("WORLD_SIZE", 1))
+            steps = self.steps_per_generation or self.generation_batch_size // batch
+            self.gradient_accumulation_steps = max(steps, 1)
+
+    def _check_rollouts(self):
+        if self.max_steps <= 0:
+            raise ValueError(
+                f"max_steps is {self.max_steps}: self-play has no epochs, so it must be set, e.g. to 100."
+            )
+        filters = {"top_p": (self.top_p, 1.0), "top_k": (self.top_k, 0), "min_p": (self.min_p or 0.0, 0.0)}
+        for name, (value, neutral) in filters.items():
+            if value != neutral:
+                raise ValueError(
+                    f"{name} is {value}, which biases the importance ratio of the rollouts (TRL#6789). Leave it at "
+                    f"{neutral}; for self-instruction set instruction_temperature and instruction_top_p."
+                )
+        for name in {"seed", "n", "top_p", "top_k", "min_p"} & set(self.generation_kwargs or {}):
+            raise ValueError(
+                f"generation_kwargs sets {name!r}, which would make the completions of a group equal or biased. "
+                "Remove it."
+            )
+
+    def _check_self_play(self):
+        if not 0.0 <= self.min_pass_rate < self.max_pass_rate <= 1.0:
+            raise ValueError(
+                f"min_pass_rate and max_pass_rate are {self.min_pass_rate} and {self.max_pass_rate}. Set them so that "
+                "0 <= min_pass_rate < max_pass_rate <= 1, e.g. to 0.2 and 0.8."
+            )
+        if not reachable_pass_rates(self.num_generations, self.min_pass_rate, self.max_pass_rate):
+            rates = ", ".join(
+                f"{agreeing / self.num_generations:.3g}" for agreeing in range(2, self.num_generations + 1)
+            )
+            raise ValueError(
+                f"No vote of num_generations={self.num_generations} completions has a pass rate in "
+                f"[{self.min_pass_rate}, {self.max_pass_rate}]: they can be {rates}. Raise num_generations or widen "
+                "the bounds."
+            )
+        if not 0 <= self.max_kept_examples <= self.num_few_shot_examples or self.num_few_shot_examples < 1:
+            raise ValueError(
+                f"max_kept_examples is {self.max_kept_examples} with num_few_shot_examples="
+                f"{self.num_few_shot_examples}. Set 0 <= max_kept_examples <= num_few_shot_examples, e.g. 2 and 8."
+            )
+        bounds = {
+            "diversity_threshold": (0.0, 1.0),
+            "instruction_top_p": (1e-6, 1.0),
+            "instruction_temperature": (1e-6, float("inf")),
+            "instruction_presence_penalty": (-2.0, 2.0),
+            "instruction_requests": (1, float("inf")),
+            "max_instruction_length": (1, float("inf")),
+            "max_rounds": (1, float("inf")),
+            "min_words": (1, self.max_words),
+        }
+        for name, (lowest, highest) in bounds.items():
+            if not lowest <= getattr(self, name) <= highest:
+                raise ValueError(f"{name} is {getattr(self, name)}. Set it within [{lowest}, {highest}].")

@@ -1,0 +1,113 @@
+"""Train a model by self-play: `python train.py --config recipes/demo.yaml --seeds my_questions.jsonl`.
+
+Every setting of `SeRLConfig` and TRL's `ModelConfig` is an argument; a YAML file given by `--config` sets their
+defaults, and the command line has the last word.
+"""
+
+import sys
+from dataclasses import dataclass, field
+
+
+@dataclass
+class SeRLScriptArguments:
+    """What the script needs beside the trainer's and the model's settings.
+
+    Args:
+        seeds (`str`): See [`load_seeds`].
+        seeds_column (`str`, *optional*): See [`load_seeds`].
+        eval_data (`str`, *optional*): Instructions with an `answer` column, for accuracy during training.
+    """
+
+    seeds: str = field(
+        metadata={"help": "Your questions: a .jsonl, .json, .csv, .parquet or .txt file, or a dataset on the Hub."}
+    )
+    seeds_column: str | None = field(default=None, metadata={"help": "Column of the questions, if it is not found."})
+    eval_data: str | None = field(default=None, metadata={"help": "Questions with answers, to measure accuracy on."})
+
+
+def main(script_args, training_args, model_args):
+    """Run the whole job: seeds, model, trainer, train, save, push."""
+    from .summary import summarize
+
+    try:
+        trainer = make_trainer(script_args, training_args, model_args)
+    except ValueError as error:
+        sys.exit(f"error: {error}")  # bad input ends in one sentence, not in a traceback
+
+    # Train
+    try:
+        result = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
+    except KeyboardInterrupt:
+        trainer.accelerator.print(
+            f"\nInterrupted after {trainer.state.global_step} steps. The ledger and the checkpoints in "
+            f"{training_args.output_dir} are kept; add --resume_from_checkpoint true to go on from the last one."
+        )
+        sys.exit(130)
+
+    # Save
+    trainer.save_model(training_args.output_dir)
+    trainer.save_state()
+    trainer.create_model_card()
+    trainer.accelerator.print("\n" + summarize(trainer, result.metrics["train_runtime"]))
+
+    # Push
+    if training_args.push_to_hub:
+        trainer.push_to_hub()
+        trainer.accelerator.print(f"Pushed to https://huggingface.co/{trainer.hub_model_id}")
+
+
+def make_trainer(script_args, training_args, model_args):
+    """Return the trainer; raise `ValueError` if seeds, model and settings don't go together."""
+    from trl import get_peft_config, get_quantization_config
+
+    from .checks import resolve_checkpoint
+    from .seeds import load_seeds
+    from .serl_trainer import SeRLTrainer
+
+    resolve_checkpoint(training_args.resume_from_checkpoint, training_args)
+
+    # Seeds
+    seeds = load_seeds(script_args.seeds, script_args.seeds_column)
+
+    # Model
+    if model_args.model_name_or_path is None:
+        raise ValueError("model_name_or_path is missing: name a model on the Hub, or the folder of one.")
+    training_args.model_init_kwargs = {
+        "revision": model_args.model_revision,
+        "attn_implementation": model_args.attn_implementation,
+        "dtype": model_args.dtype,
+        **(training_args.model_init_kwargs or {}),
+    }
+
+    # Trainer
+    trainer = SeRLTrainer(
+        model=model_args.model_name_or_path,
+        args=training_args,
+        train_dataset=seeds,
+        eval_dataset=script_args.eval_data,
+        quantization_config=get_quantization_config(model_args),
+        peft_config=get_peft_config(model_args),
+    )
+    return trainer
+
+
+def make_parser(prog: str | None = None):
+    """Return the parser of the script's three groups of arguments."""
+    from trl import ModelConfig, TrlParser
+
+    from .serl_config import SeRLConfig
+
+    return TrlParser((SeRLScriptArguments, SeRLConfig, ModelConfig), prog=prog, description=__doc__)
+
+
+def run(arguments: list[str] | None = None, prog: str | None = None) -> None:
+    """Parse the arguments (`sys.argv` by default) and train; bad input ends in one sentence, not in a traceback."""
+    try:
+        parsed = make_parser(prog).parse_args_and_config(arguments)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    main(*parsed)
+
+
+if __name__ == "__main__":
+    run()
