@@ -32,7 +32,7 @@ def question(first: int, word: str, second: int) -> str:
 
 
 def make_tokenizer() -> PreTrainedTokenizerFast:
-    words = ["\n", "what", "is", "plus", "minus", "?", "the", "answer"]
+    words = ["\n", "questions", "what", "is", "plus", "minus", "?", "the", "answer"]
     words += [str(number) for number in range(-9, 19)] + [f"{number}." for number in range(1, 21)]
     tokenizer = Tokenizer(WordLevel({word: index for index, word in enumerate(SPECIAL + words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = Sequence([Split(Regex("\n"), "isolated"), Split(Regex("[ \t]+"), "removed")])
@@ -53,25 +53,24 @@ def numbered(questions: list[str], start: int) -> str:
 
 
 def writing_example(rng: random.Random) -> tuple[str, str]:
-    """A numbered list that ends in a number, and the questions that continue it."""
+    """A conversation up to a numbered list that ends in a number, and the questions that continue it."""
     examples = rng.randint(2, 8)
     questions = [question(*pair) for pair in rng.sample(PAIRS, examples + 4)]
-    request = numbered(questions[:examples], 1) + f"\n{examples + 1}."
-    return request, numbered(questions[examples:], examples + 1).split(" ", 1)[1]
+    begun = numbered(questions[:examples], 1) + f"\n{examples + 1}."
+    return f"<user> questions <assistant> {begun}", numbered(questions[examples:], examples + 1).split(" ", 1)[1]
 
 
 def answering_example(rng: random.Random) -> tuple[str, str]:
     first, word, second = rng.choice(PAIRS)
     result = first + second if word == "plus" else first - second
-    return question(first, word, second), f"the answer is {result}"
+    return f"<user> {question(first, word, second)} <assistant>", f"the answer is {result}"
 
 
 def encode_batch(tokenizer, examples: list[tuple[str, str]]) -> dict[str, torch.Tensor]:
     """Tokens of whole conversations, right-padded, with labels on the reply only; each (batch, length)."""
     rows = []
-    for request, reply in examples:
-        prompt = tokenizer(f"<user> {request} <assistant>")["input_ids"]
-        rows.append((prompt, tokenizer(f"{reply} <end>")["input_ids"]))
+    for prompt, reply in examples:
+        rows.append((tokenizer(prompt)["input_ids"], tokenizer(f"{reply} <end>")["input_ids"]))
     length = max(len(prompt) + len(reply) for prompt, reply in rows)
     ids = torch.full((len(rows), length), tokenizer.pad_token_id)
     labels = torch.full((len(rows), length), -100)
@@ -87,7 +86,7 @@ def pass_at_1(model, tokenizer) -> float:
     examples = []
     for first, word, second in PAIRS:
         result = first + second if word == "plus" else first - second
-        examples.append((question(first, word, second), f"the answer is {result}"))
+        examples.append((f"<user> {question(first, word, second)} <assistant>", f"the answer is {result}"))
     batch = encode_batch(tokenizer, examples)
     logps = model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1].log_softmax(-1)
     labels = batch["labels"][:, 1:]

@@ -8,7 +8,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import get_last_checkpoint
 
 from .ledger import LEDGER_FOLDER
-from .self_instruction.prompt import answer_prompt, few_shot_prompt, load_template
+from .self_instruction.prompt import answer_prompt, few_shot_prompt, load_template, tokenize_prompts
 from .serl_config import SeRLConfig
 
 
@@ -104,9 +104,7 @@ def check_seeds(seeds: list[str], tokenizer: PreTrainedTokenizerBase, max_tokens
         "max_completion_length": (answer_prompt(longest[0], template), args.max_completion_length),
     }
     for name, (prompt, new_tokens) in needs.items():
-        kwargs = {"add_generation_prompt": True, "tokenize": True, "return_dict": True}
-        kwargs |= args.chat_template_kwargs or {}
-        prompt_tokens = len(tokenizer.apply_chat_template(prompt, **kwargs)["input_ids"])
+        prompt_tokens = len(tokenize_prompts(tokenizer, [prompt], **(args.chat_template_kwargs or {}))[0])
         if prompt_tokens + new_tokens > max_tokens:
             raise ValueError(
                 f"{name} is {new_tokens}, and the longest prompt has {prompt_tokens} tokens: together more than the "

@@ -65,7 +65,7 @@ def load_seeds(source: str | os.PathLike | Dataset, column: str | None = None) -
         raise ValueError(f"{name} has no instruction in its column {column!r}. Give it one text a row.")
     columns = {"instruction": [seed["instruction"] for seed in seeds]}
     if any("answer" in row for row in rows):
-        columns["answer"] = [None if seed["answer"] is None else str(seed["answer"]) for seed in seeds]
+        columns["answer"] = [None if seed["answer"] in (None, "") else str(seed["answer"]) for seed in seeds]
     return Dataset.from_dict(columns)
 
 

@@ -22,7 +22,7 @@ from .checkpoint import load_loader_state, load_rollouts, save_loader_state, sav
 from .ledger import Ledger
 from .loader import SelfPlayLoader
 from .rewards import self_play_reward
-from .sampler import TrainerSampler, prepare_engine
+from .sampler import TrainerSampler, engine_for_device, prepare_engine
 from .seeds import load_seeds
 from .self_instruction.prompt import answer_prompt, load_template
 from .serl_config import SeRLConfig
@@ -108,18 +108,19 @@ class SeRLTrainer(GRPOTrainer):
         checks.check_seeds(seeds, processing_class, max_tokens, args)
         self._carried: list[tuple[Group, int]] | None = None  # rows on their way to `_generate_single_turn`
 
-        super().__init__(
-            model=model,
-            reward_funcs=self_play_reward if reward_funcs is None else reward_funcs,
-            args=args,
-            train_dataset=_placeholders(args),
-            eval_dataset=None if eval_dataset is None else _evaluation_rows(eval_dataset, args),
-            processing_class=processing_class,
-            callbacks=callbacks,
-            optimizers=optimizers,
-            quantization_config=quantization_config,
-            peft_config=peft_config,
-        )
+        with engine_for_device(args):
+            super().__init__(
+                model=model,
+                reward_funcs=self_play_reward if reward_funcs is None else reward_funcs,
+                args=args,
+                train_dataset=_placeholders(args),
+                eval_dataset=None if eval_dataset is None else _evaluation_rows(eval_dataset, args),
+                processing_class=processing_class,
+                callbacks=callbacks,
+                optimizers=optimizers,
+                quantization_config=quantization_config,
+                peft_config=peft_config,
+            )
         prepare_engine(self)
         ledger = Ledger(args.output_dir, is_writer=self.accelerator.is_main_process)
         self.loader = SelfPlayLoader(args, seeds, TrainerSampler(self), ledger, max_tokens, control_tokens)

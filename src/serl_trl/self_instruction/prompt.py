@@ -6,6 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import yaml
+from transformers import PreTrainedTokenizerBase
 
 from ..types import Message
 
@@ -23,7 +24,7 @@ def load_template(name_or_path: str) -> PromptTemplate:
     """Read a template shipped with the package (`"math"`) or a YAML file of one's own.
 
     Raises:
-        ValueError: if there is no such template, or it lacks a field or the place for the examples.
+        ValueError: if there is no such template, or it has other fields.
     """
     shipped = files("serl_trl").joinpath("templates", f"{name_or_path}.yaml")
     source = shipped if shipped.is_file() else Path(name_or_path)
@@ -36,16 +37,20 @@ def load_template(name_or_path: str) -> PromptTemplate:
     names = [field.name for field in fields(PromptTemplate)]
     if not isinstance(content, dict) or sorted(content) != sorted(names):
         raise ValueError(f"prompt_template {name_or_path!r} must hold exactly the keys {', '.join(names)}.")
-    if "{examples}" not in content["user"]:
-        raise ValueError(f"prompt_template {name_or_path!r}: 'user' has no place for {{examples}}. Add it.")
     return PromptTemplate(**{name: content[name] or "" for name in names})
 
 
 def few_shot_prompt(examples: Sequence[str], template: PromptTemplate) -> list[Message]:
-    """Return the conversation that asks for new instructions after `examples`, as a list that ends in a number."""
+    """Return a conversation whose last turn, the model's own, is a list of `examples` that ends in the next number.
+
+    A model that finds itself in the middle of a list goes on with it; asked to continue the user's list, a small one
+    answers its questions instead (docs/runs.md).
+    """
     lines = [f"{number}. {example}" for number, example in enumerate(examples, start=1)]
-    numbered = "\n".join([*lines, f"{len(examples) + 1}."])
-    messages = [{"role": "user", "content": template.user.replace("{examples}", numbered)}]
+    messages = [
+        {"role": "user", "content": template.user},
+        {"role": "assistant", "content": "\n".join([*lines, f"{len(examples) + 1}."])},
+    ]
     return [{"role": "system", "content": template.system}, *messages] if template.system else messages
 
 
@@ -53,3 +58,18 @@ def answer_prompt(instruction: str, template: PromptTemplate) -> list[Message]:
     """Return the conversation that asks to answer `instruction`, in training and evaluation alike."""
     content = f"{instruction}\n{template.answer_request}" if template.answer_request else instruction
     return [{"role": "user", "content": content}]
+
+
+def tokenize_prompts(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[list[Message]], **template_kwargs
+) -> list[list[int]]:
+    """Return the tokens of each conversation up to where the model goes on; all must end in the same role."""
+    goes_on = prompts[0][-1]["role"] == "assistant"
+    return tokenizer.apply_chat_template(
+        conversation=list(prompts),
+        add_generation_prompt=not goes_on,
+        continue_final_message=goes_on,
+        tokenize=True,
+        return_dict=True,
+        **template_kwargs,
+    )["input_ids"]

@@ -1,0 +1,65 @@
+"""What the tests share: the tiny model, its world of 200 questions, and a quick configuration."""
+
+import random
+import sys
+from pathlib import Path
+
+import pytest
+from datasets import Dataset
+
+
+ROOT = Path(__file__).parent.parent
+TINY_MODEL = Path(__file__).parent / "tiny_model"
+TINY_TEMPLATE = Path(__file__).parent / "tiny_template.yaml"
+sys.path.insert(0, str(ROOT / "scripts"))
+
+from make_tiny_model import PAIRS, question  # noqa: E402
+
+
+def tiny_seeds(count: int = 50) -> Dataset:
+    """Return some of the 200 questions that the tiny model knows."""
+    return Dataset.from_dict({"instruction": [question(*pair) for pair in random.Random(1).sample(PAIRS, count)]})
+
+
+def tiny_config(output_dir, **changes):
+    """Return settings that train the tiny model in seconds: 2 groups of 4 completions a generation batch."""
+    from serl_trl import SeRLConfig
+
+    settings = {
+        "output_dir": str(output_dir),
+        "use_cpu": True,
+        "bf16": False,
+        "gradient_checkpointing": False,
+        "use_vllm": False,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "save_strategy": "no",
+        "logging_steps": 1,
+        "learning_rate": 1e-3,
+        "lr_scheduler_type": "constant",
+        "warmup_steps": 0,
+        "max_steps": 3,
+        "num_generations": 4,
+        "per_device_train_batch_size": 4,
+        "gradient_accumulation_steps": 2,
+        "max_completion_length": 8,
+        "max_instruction_length": 40,
+        "instruction_requests": 2,
+        "prompt_template": str(TINY_TEMPLATE),
+        # Questions of the tiny world differ in few words: only the same ones are too similar.
+        "diversity_threshold": 0.99,
+    }
+    return SeRLConfig(**settings | changes)
+
+
+def weights(model) -> list:
+    """Return copies of all parameters."""
+    return [parameter.detach().clone() for parameter in model.parameters()]
+
+
+@pytest.fixture
+def reference_votes() -> Path:
+    path = ROOT.parent / "shared" / "reference" / "votes.jsonl"
+    if not path.exists():
+        pytest.skip("the reference votes lie outside the repository, in ../shared")
+    return path

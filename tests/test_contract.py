@@ -1,0 +1,40 @@
+"""What this package needs of TRL's private parts; a failure here says which of them a new TRL changed."""
+
+import inspect
+
+from trl import GRPOTrainer
+from trl.generation import vllm_generation
+
+from serl_trl import SeRLTrainer
+
+
+def parameters(function) -> list[str]:
+    return list(inspect.signature(function).parameters)
+
+
+def test_overridden_methods_have_the_signatures_they_are_called_with():
+    assert parameters(GRPOTrainer._generate_and_score_completions) == ["self", "inputs"]
+    assert parameters(GRPOTrainer._generate_single_turn)[:5] == [
+        "self",
+        "prompt_ids",
+        "images",
+        "multimodal_fields",
+        "num_generations",
+    ]
+    assert parameters(GRPOTrainer._save_checkpoint) == ["self", "model", "trial"]
+    assert parameters(GRPOTrainer._load_optimizer_and_scheduler) == ["self", "checkpoint"]
+    assert "batch_size" in parameters(GRPOTrainer._get_per_token_logps_and_entropies)
+
+
+def test_private_attributes_that_are_read_or_set_still_exist():
+    source = inspect.getsource(GRPOTrainer)
+    for name in ("_step", "_buffered_inputs", "_metrics", "_last_loaded_step", "_tokenizer", "eos_token_ids"):
+        assert f"self.{name}" in source
+    assert hasattr(vllm_generation.VLLMGeneration, "_iter_named_params")
+    assert "LLM(" in inspect.getsource(vllm_generation.VLLMGeneration._init_vllm)
+
+
+def test_the_overrides_are_the_ones_that_the_docstring_names():
+    own = {name for name, value in vars(SeRLTrainer).items() if inspect.isfunction(value)}
+    overrides = own & set(dir(GRPOTrainer)) - {"__init__"}
+    assert all(f"`{name}`" in SeRLTrainer.__doc__ for name in overrides)

@@ -1,0 +1,72 @@
+"""Two real processes on the CPU: the same branches, one verdict for each group, and groups that straddle them."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+
+pytestmark = pytest.mark.distributed
+
+# Two processes of two completions each: one group of four, which straddles them.
+SETTINGS = {
+    "per_device_train_batch_size": 2,
+    "gradient_accumulation_steps": 1,
+    "generation_batch_size": 8,
+    "num_iterations": 2,
+    "max_steps": 7,
+    "save_strategy": "steps",
+    "save_steps": 3,
+    "min_pass_rate": 0.4,
+    "max_pass_rate": 1.0,
+}
+
+
+def run(output_dir: Path, checkpoint: Path | None = None) -> list[dict]:
+    """Train with two processes and return the report of each."""
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    command += [str(ROOT / "tests" / "run_tiny.py"), str(output_dir), json.dumps(SETTINGS)]
+    command += [str(checkpoint)] if checkpoint else []
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return [json.loads((output_dir / f"rank-{rank}.json").read_text()) for rank in range(2)]
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    output_dir = tmp_path_factory.mktemp("two_processes")
+    return output_dir, run(output_dir)
+
+
+def test_both_processes_take_the_same_way(whole_run):
+    first, second = whole_run[1]
+    assert first["processes"] == second["processes"] == 2
+    assert first["batches"] == second["batches"] and len(first["batches"]) == 2
+    assert first["admitted"] == second["admitted"]
+    assert len(set(first["admitted"])) == len(first["admitted"])  # no candidate of one rank repeats the other's
+    assert first["weights"] == second["weights"]
+
+
+def test_each_group_is_judged_by_one_process(whole_run):
+    first, second = whole_run[1]
+    for own, others in zip(first["judged"], second["judged"], strict=True):
+        assert not set(own) & set(others)
+        assert sorted(own + others) == list(range(len(own + others)))
+
+
+def test_two_processes_resume_in_mid_cycle_with_the_same_bits(whole_run, tmp_path):
+    output_dir, reports = whole_run
+    shutil.copytree(output_dir / "checkpoint-3", tmp_path / "checkpoint-3")
+    shutil.copytree(output_dir / "_ledger", tmp_path / "_ledger")
+    resumed = run(tmp_path, tmp_path / "checkpoint-3")
+    assert [report["weights"] for report in resumed] == [report["weights"] for report in reports]
+    files = sorted(path.name for path in (output_dir / "_ledger").iterdir())
+    assert files == sorted(path.name for path in (tmp_path / "_ledger").iterdir())
+    for name in files:
+        assert (output_dir / "_ledger" / name).read_bytes() == (tmp_path / "_ledger" / name).read_bytes()

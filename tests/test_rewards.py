@@ -1,0 +1,46 @@
+import pytest
+
+from serl_trl import accuracy_reward, majority_vote_reward
+
+
+def assistant(*texts: str) -> list:
+    return [[{"role": "assistant", "content": text}] for text in texts]
+
+
+def test_consecutive_equal_prompts_form_a_group():
+    prompts = ["a", "a", "a", "b", "b", "a", "a"]
+    completions = ["1", "1", "2", "2", "2", "1", "2"]
+    assert majority_vote_reward(prompts, completions) == [1, 1, 0, 1, 1, 0, 0]
+
+
+def test_conversations_are_read_like_texts():
+    prompts = [[{"role": "user", "content": "What is 2 + 3?"}]] * 3
+    assert majority_vote_reward(prompts, assistant("\\boxed{5}", "4", "5")) == [1, 0, 1]
+
+
+def test_a_vote_already_taken_is_handed_through():
+    assert majority_vote_reward(["a", "a"], ["1", "1"], vote_reward=[0.0, 1.0]) == [0.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("completion", "answer", "reward"),
+    [
+        ("so it is \\boxed{18}", "18", 1.0),
+        ("\\boxed{18}", "She sells 9 * 2 = 18.\n#### 18", 1.0),  # as in GSM8K
+        ("\\boxed{0.5}", "\\boxed{\\frac{1}{2}}", 1.0),
+        ("\\boxed{17}", "18", 0.0),
+        ("no idea", "18", 0.0),  # unparsed is wrong, not left out
+        ("\\boxed{18}", None, None),  # no true answer, no reward
+    ],
+)
+def test_accuracy(completion, answer, reward):
+    assert accuracy_reward(assistant(completion), [answer]) == [reward]
+
+
+def test_accuracy_without_answers_is_left_out():
+    assert accuracy_reward(["5", "4"]) == [None, None]
+
+
+def test_an_unreadable_true_answer_is_an_error():
+    with pytest.raises(ValueError, match="No answer can be read in ''"):
+        accuracy_reward(["5"], [""])

@@ -1,0 +1,65 @@
+import pytest
+from conftest import tiny_config
+
+from serl_trl import SeRLConfig
+
+
+def test_defaults_are_the_papers(tmp_path):
+    config = SeRLConfig(str(tmp_path), max_steps=10, use_cpu=True, use_vllm=False)
+    assert (config.generation_batch_size, config.num_generations) == (256, 16)  # 16 instructions
+    # One optimizer step for each generation batch: 256 completions in batches of 8.
+    assert (config.steps_per_generation, config.gradient_accumulation_steps) == (32, 32)
+    assert config.vllm_importance_sampling_mode == "token_truncate"
+    assert (config.learning_rate, config.adam_beta2, config.beta) == (5e-7, 0.95, 0.001)
+    assert config.lr_scheduler_kwargs == {"min_lr_rate": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        # TRL's rule, where the user says how batches accumulate: (generation batch, steps per generation, accumulation)
+        ({"gradient_accumulation_steps": 2}, (8, 2, 2)),
+        ({"steps_per_generation": 4, "gradient_accumulation_steps": None}, (16, 4, 4)),
+        ({"generation_batch_size": 16, "gradient_accumulation_steps": None}, (16, 4, 4)),
+        ({"generation_batch_size": 16, "gradient_accumulation_steps": 2}, (16, 4, 2)),
+    ],
+)
+def test_schedule(tmp_path, given, expected):
+    config = tiny_config(tmp_path, **given)
+    schedule = (config.generation_batch_size, config.steps_per_generation, config.gradient_accumulation_steps)
+    assert schedule == expected
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"max_steps": -1}, "max_steps is -1"),
+        ({"min_pass_rate": 0.8, "max_pass_rate": 0.2}, "0 <= min_pass_rate < max_pass_rate <= 1"),
+        ({"max_pass_rate": 1.2}, "0 <= min_pass_rate < max_pass_rate <= 1"),
+        # four completions can agree by 0.5, 0.75 or 1
+        ({"min_pass_rate": 0.8, "max_pass_rate": 0.9}, "they can be 0.5, 0.75, 1"),
+        ({"generation_batch_size": 10}, "which num_generations \\(4\\) doesn't divide"),
+        ({"gradient_accumulation_steps": 1, "per_device_train_batch_size": 6}, "divi"),
+        ({"top_p": 0.9}, "top_p is 0.9, which biases"),
+        ({"top_k": 5}, "top_k is 5, which biases"),
+        ({"min_p": 0.1}, "min_p is 0.1, which biases"),
+        ({"generation_kwargs": {"seed": 1}}, "generation_kwargs sets 'seed'"),
+        ({"max_kept_examples": 9}, "max_kept_examples is 9"),
+        ({"diversity_threshold": 1.5}, "diversity_threshold is 1.5"),
+        ({"instruction_presence_penalty": 3.0}, "instruction_presence_penalty is 3.0"),
+        ({"instruction_temperature": 0.0}, "instruction_temperature is 0.0"),
+        ({"min_words": 200}, "min_words is 200"),
+        # continuous batching has no presence penalty and would ignore it
+        ({"use_transformers_continuous_batching": True}, "continuous batching"),
+    ],
+)
+def test_bad_settings_say_what_to_set(tmp_path, changes, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_config(tmp_path, **changes)
+
+
+def test_an_engine_that_is_not_installed_is_named_with_its_install_line(tmp_path, monkeypatch):
+    monkeypatch.setattr("serl_trl.serl_config.is_vllm_available", lambda min_version: False)
+    with pytest.raises(ValueError, match=r"pip install 'serl-trl\[vllm\]'"):
+        tiny_config(tmp_path, use_vllm=True)
+    assert tiny_config(tmp_path, use_vllm=None).use_vllm is False  # unset: transformers generation

@@ -1,0 +1,286 @@
+"""The trainer on the tiny model, which really samples, votes and learns, with transformers generation."""
+
+import json
+import math
+import shutil
+
+import pytest
+import torch
+from conftest import TINY_MODEL, tiny_config, tiny_seeds, weights
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
+
+from serl_trl import SeRLTrainer
+from serl_trl.sampler import PresencePenalty, sampling_settings
+from serl_trl.types import SamplingSettings
+
+
+def checksum(model) -> float:
+    return sum(parameter.double().sum().item() for parameter in model.parameters())
+
+
+class Recorder(TrainerCallback):
+    """Notes the weights after each optimizer step, by step."""
+
+    def __init__(self):
+        self.weights = {}
+
+    def on_step_begin(self, args, state, control, model=None, **kwargs):
+        self.weights[state.global_step] = checksum(model)
+
+
+def test_training_moves_the_parameters_and_logs_the_funnel(tmp_path):
+    trainer = SeRLTrainer(str(TINY_MODEL), tiny_config(tmp_path), tiny_seeds())
+    before = weights(trainer.model)
+    trainer.train()
+    assert all(not torch.equal(old, new) for old, new in zip(before, weights(trainer.model), strict=True))
+    first = trainer.state.log_history[0]
+    assert first["self_instruction/candidates"] >= first["self_instruction/admitted"] > 0
+    assert first["reward"] == first["rewards/self_play_reward/mean"]
+    for key in ("self_rewarding/pass_rate", "self_rewarding/in_band_ratio", "self_rewarding/unparsed_ratio"):
+        assert 0.0 <= first[key] <= 1.0
+    assert first["pool/seeds"] == 50 and first["pool/kept"] == 2
+    assert {"time/self_instruction", "time/sampling", "time/vote"} <= set(first)
+
+
+@pytest.mark.parametrize(
+    "schedule",
+    [
+        # one optimizer step for each generation batch
+        {"gradient_accumulation_steps": 2},
+        # two optimizer steps for each generation batch, each batch used twice
+        {"gradient_accumulation_steps": 1, "generation_batch_size": 8, "num_iterations": 2, "max_steps": 6},
+        # an optimizer step that spans two generation batches: both are sampled before it
+        {"gradient_accumulation_steps": 4, "generation_batch_size": 8, "max_steps": 2},
+    ],
+)
+def test_rollouts_come_from_the_present_weights_and_are_sampled_once(tmp_path, schedule):
+    recorder = Recorder()
+    trainer = SeRLTrainer(str(TINY_MODEL), tiny_config(tmp_path, **schedule), tiny_seeds(), callbacks=[recorder])
+    generated, handed_over, calls = [], [], []
+    model, generate, sample = trainer.model, trainer.model.generate, trainer.loader.sampler.sample
+    score = type(trainer)._generate_and_score_completions
+
+    def recording_generate(*args, **kwargs):
+        output = generate(*args, **kwargs)
+        generated.append((trainer.state.global_step, checksum(model)))
+        return output
+
+    def recording_sample(*args, **kwargs):
+        calls.append(len(generated))
+        return sample(*args, **kwargs)
+
+    def recording_score(inputs):
+        surplus = list(trainer.loader.surplus)
+        output = score(trainer, inputs)
+        handed_over.append((surplus, output))
+        return output
+
+    model.generate, trainer.loader.sampler.sample = recording_generate, recording_sample
+    trainer._generate_and_score_completions = recording_score
+    trainer.train()
+    del model.generate
+    # Every call of the engine used the weights after the last optimizer step ...
+    assert generated and all(recorder.weights[step] == total for step, total in generated)
+    # ... and was one of the loader's: TRL sampled nothing of its own.
+    chunks = trainer.args.generation_batch_size
+    assert len(calls) <= len(generated) <= sum(math.ceil(8 * 2 * 4 / chunks) for _ in calls)
+    cycle = trainer.args.steps_per_generation * trainer.num_iterations
+    steps = trainer.args.max_steps * trainer.args.gradient_accumulation_steps
+    assert len(handed_over) == math.ceil(steps / cycle)
+    # What is trained is what was voted on.
+    trained = trainer.loader.batch_index * trainer.args.generation_batch_size
+    rows = [row for row in _ledger(tmp_path) if row["fate"] == "trained"]
+    assert sum(len(row["votes"]) for row in rows) == trained
+
+
+def _ledger(output_dir) -> list[dict]:
+    import pyarrow.parquet as pq
+
+    return [row for path in sorted((output_dir / "_ledger").iterdir()) for row in pq.read_table(path).to_pylist()]
+
+
+def test_trained_tokens_rewards_and_votes_belong_together(tmp_path):
+    trainer = SeRLTrainer(str(TINY_MODEL), tiny_config(tmp_path, max_steps=1), tiny_seeds())
+    batches, outputs = [], []
+    produce, score = trainer.loader.__next__, type(trainer)._generate_and_score_completions
+
+    class Loader:
+        batch_index = 0
+
+        def __next__(self):
+            batches.append(produce())
+            return batches[-1]
+
+    loader, trainer.loader = trainer.loader, Loader()
+    trainer._generate_and_score_completions = lambda inputs: outputs.append(score(trainer, inputs)) or outputs[-1]
+    trainer.train()
+    assert loader.batch_index == 1
+    rows = [
+        (list(group.prompt_ids), list(completion.token_ids), reward)
+        for group in batches[0].groups
+        for completion, reward in zip(group.completions, group.vote.rewards, strict=True)
+    ]
+    output = outputs[0]
+    for index, (prompt_ids, token_ids, _) in enumerate(rows):
+        assert output["prompt_ids"][index][output["prompt_mask"][index].bool()].tolist() == prompt_ids
+        assert output["completion_ids"][index][output["completion_mask"][index].bool()].tolist() == token_ids
+    rewards = torch.tensor([reward for *_, reward in rows]).view(-1, 4)
+    expected = (rewards - rewards.mean(1, keepdim=True)) / (rewards.std(1, keepdim=True) + 1e-4)
+    torch.testing.assert_close(output["advantages"].view(-1, 4), expected)
+
+
+def test_stale_groups_get_an_importance_weight(tmp_path):
+    config = tiny_config(tmp_path, max_steps=8, learning_rate=3e-3, min_pass_rate=0.4, max_pass_rate=1.0)
+    trainer = SeRLTrainer(str(TINY_MODEL), config, tiny_seeds())
+    outputs, stale = [], []
+    score, produce = type(trainer)._generate_and_score_completions, trainer.loader.hand_over
+
+    def recording_hand_over(*args):
+        batch = produce(*args)
+        stale.append([completion for group in batch.groups if group.stale for completion in group.completions])
+        return batch
+
+    trainer.loader.hand_over = recording_hand_over
+    trainer._generate_and_score_completions = lambda inputs: outputs.append(score(trainer, inputs)) or outputs[-1]
+    trainer.train()
+    checked = 0
+    for output, completions in zip(outputs, stale, strict=True):
+        assert ("old_per_token_logps" in output) == bool(completions)
+        for row, completion in enumerate(completions):  # stale groups come first
+            sampled = torch.tensor(completion.logprobs)
+            assert (sampled <= 0).all() and len(sampled) == len(completion.token_ids)
+            torch.testing.assert_close(output["old_per_token_logps"][row][: len(sampled)], sampled)
+            checked += 1
+    assert checked > 0
+
+
+def test_evaluation_is_by_accuracy_with_the_prompt_of_training(tmp_path):
+    questions = ["what is 2 plus 3 ?", "what is 9 minus 4 ?"]
+    config = tiny_config(
+        tmp_path, eval_strategy="steps", eval_steps=1, per_device_eval_batch_size=4, max_steps=2, learning_rate=0.0
+    )
+    evaluation = Dataset.from_dict({"question": questions, "answer": ["5", "5"]})
+    trainer = SeRLTrainer(str(TINY_MODEL), config, tiny_seeds(), eval_dataset=evaluation)
+    assert [prompt[0]["content"] for prompt in trainer.eval_dataset["prompt"]] == questions
+    trainer.train()
+    rewards = [entry["eval_reward"] for entry in trainer.state.log_history if "eval_reward" in entry]
+    assert len(rewards) == 2 and all(0.0 <= reward <= 1.0 for reward in rewards)
+    assert any("reward" in entry for entry in trainer.state.log_history)
+    with pytest.raises(ValueError, match="rows without an answer"):
+        unlabelled = Dataset.from_dict({"question": questions})
+        SeRLTrainer(str(TINY_MODEL), tiny_config(tmp_path / "other"), tiny_seeds(), eval_dataset=unlabelled)
+
+
+def test_train_can_be_called_again(tmp_path):
+    trainer = SeRLTrainer(str(TINY_MODEL), tiny_config(tmp_path, max_steps=2), tiny_seeds())
+    trainer.train()
+    after_first = weights(trainer.model)
+    trainer.train()
+    assert trainer.state.global_step == 2 and trainer.loader.batch_index == 4
+    assert any(not torch.equal(old, new) for old, new in zip(after_first, weights(trainer.model), strict=True))
+
+
+def test_the_seed_determines_the_run(tmp_path):
+    totals = []
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        trainer = SeRLTrainer(str(TINY_MODEL), tiny_config(tmp_path / name, max_steps=2, seed=seed), tiny_seeds())
+        trainer.train()
+        totals.append(checksum(trainer.model))
+    assert totals[0] == totals[1] != totals[2]
+
+
+def test_lora_trains_the_adapter_alone(tmp_path):
+    from peft import LoraConfig, PeftModel
+
+    lora = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    trainer = SeRLTrainer(str(TINY_MODEL), tiny_config(tmp_path), tiny_seeds(), peft_config=lora)
+    before = {name: parameter.detach().clone() for name, parameter in trainer.model.named_parameters()}
+    trainer.train()
+    for name, parameter in trainer.model.named_parameters():
+        assert torch.equal(before[name], parameter) == ("lora_" not in name)
+    trainer.save_model(str(tmp_path / "adapter"))
+    base = AutoModelForCausalLM.from_pretrained(TINY_MODEL)
+    saved = PeftModel.from_pretrained(base, tmp_path / "adapter").state_dict()
+    assert any("lora_B" in name and value.abs().sum() > 0 for name, value in saved.items())
+
+
+def test_the_model_card_names_method_and_paper(tmp_path):
+    trainer = SeRLTrainer(str(TINY_MODEL), tiny_config(tmp_path), tiny_seeds())
+    trainer.create_model_card()
+    card = (tmp_path / "README.md").read_text()
+    assert "trained with SeRL" in card and "2505.20347" in card and "- serl" in card and "fang2025serl" in card
+
+
+def test_presence_penalty_counts_generated_tokens_once():
+    processor = PresencePenalty(2.0, prompt_length=2)
+    scores = processor(torch.tensor([[3, 3, 1, 1, 0]]), torch.zeros(1, 5))
+    assert scores.tolist() == [[-2.0, -2.0, 0.0, 0.0, 0.0]]
+
+
+def test_instruction_sampling_reaches_generation_and_is_undone(tmp_path):
+    trainer = SeRLTrainer(str(TINY_MODEL), tiny_config(tmp_path), tiny_seeds())
+    (prompt,) = trainer.loader.sampler.tokenize([[{"role": "user", "content": "1. what is 2 plus 3 ?\n2."}]])
+    before, generate = trainer.generation_config, trainer.model.generate
+    cold = SamplingSettings(temperature=1e-4, top_p=1.0, presence_penalty=0.0, max_tokens=24)
+    penalized = SamplingSettings(temperature=1e-4, top_p=1.0, presence_penalty=2.0, max_tokens=24)
+    ((plain, again),) = trainer.loader.sampler.sample([prompt], 2, cold)
+    assert plain.text == again.text and len(plain.token_ids) == 24 and plain.truncated
+    ((other,),) = trainer.loader.sampler.sample([prompt], 1, penalized)
+    assert len(set(other.token_ids)) > len(set(plain.token_ids))
+    assert trainer.generation_config is before and trainer.model.generate == generate
+    with pytest.raises(KeyError), sampling_settings(trainer, penalized):
+        raise KeyError  # settings are undone after an error too
+    assert trainer.generation_config is before and trainer.model.generate == generate
+
+
+def folder_without_weights(tmp_path, **config_changes) -> str:
+    """A model that can't be loaded: whatever is refused for it was refused before loading."""
+    folder = tmp_path / "model"
+    shutil.copytree(TINY_MODEL, folder)
+    (folder / "model.safetensors").unlink()
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | config_changes))
+    return str(folder)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "settings", "model_settings", "message"),
+    [
+        (tiny_seeds(7), {}, {}, "There are 7 seeds for num_few_shot_examples=8"),
+        (tiny_seeds(), {"max_completion_length": 600}, {}, "max_completion_length is 600"),
+        (tiny_seeds(), {"max_instruction_length": 500}, {}, "max_instruction_length is 500"),
+        # 8 sound seeds and one that would end the user's turn: the sound ones are used, 9 would be too many
+        (
+            Dataset.from_dict({"prompt": [*tiny_seeds(8)["instruction"], "what is <end> 2 plus 3 ?"]}),
+            {"num_few_shot_examples": 9},
+            {},
+            "There are 8 seeds",
+        ),
+        (tiny_seeds(), {"use_vllm": True}, {"quantization_config": {"quant_method": "bitsandbytes"}}, "use_vllm to F"),
+    ],
+)
+def test_bad_input_is_refused_before_the_model_is_loaded(tmp_path, seeds, settings, model_settings, message):
+    if settings.get("use_vllm"):
+        pytest.importorskip("vllm")
+    output_dir = tmp_path / "run"
+    with pytest.raises(ValueError, match=message):
+        SeRLTrainer(folder_without_weights(tmp_path, **model_settings), tiny_config(output_dir, **settings), seeds)
+    assert not output_dir.exists()
+
+
+def test_a_tokenizer_without_a_chat_template_is_refused(tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(TINY_MODEL)
+    tokenizer.chat_template = None
+    with pytest.raises(ValueError, match="has no chat template"):
+        SeRLTrainer(
+            folder_without_weights(tmp_path), tiny_config(tmp_path / "run"), tiny_seeds(), processing_class=tokenizer
+        )
+
+
+def test_a_folder_with_another_run_is_refused(tmp_path):
+    SeRLTrainer(str(TINY_MODEL), tiny_config(tmp_path, max_steps=1), tiny_seeds()).train()
+    rows = _ledger(tmp_path)
+    with pytest.raises(ValueError, match="holds the ledger of another run"):
+        SeRLTrainer(str(TINY_MODEL), tiny_config(tmp_path, max_steps=1), tiny_seeds()).train()
+    assert _ledger(tmp_path) == rows
