@@ -29,11 +29,11 @@ SETTINGS = {
 
 def run(output_dir: Path, checkpoint: Path | None = None) -> list[dict]:
     """Train with two processes and return the report of each."""
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     command += [str(ROOT / "tests" / "run_tiny.py"), str(output_dir), json.dumps(SETTINGS)]
     command += [str(checkpoint)] if checkpoint else []
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
     assert result.returncode == 0, result.stderr[-3000:]
     return [json.loads((output_dir / f"rank-{rank}.json").read_text()) for rank in range(2)]
 

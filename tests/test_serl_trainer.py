@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from serl_trl import SeRLTrainer
 from serl_trl.sampler import PresencePenalty, sampling_settings
+from serl_trl.self_instruction.prompt import few_shot_prompt
 from serl_trl.types import SamplingSettings
 
 
@@ -220,12 +221,13 @@ def test_presence_penalty_counts_generated_tokens_once():
 
 def test_instruction_sampling_reaches_generation_and_is_undone(tmp_path):
     trainer = SeRLTrainer(str(TINY_MODEL), tiny_config(tmp_path), tiny_seeds())
-    (prompt,) = trainer.loader.sampler.tokenize([[{"role": "user", "content": "1. what is 2 plus 3 ?\n2."}]])
+    examples = ["what is 2 plus 3 ?", "what is 7 minus 1 ?"]
+    (prompt,) = trainer.loader.sampler.tokenize([few_shot_prompt(examples, trainer.loader.template)])
     before, generate = trainer.generation_config, trainer.model.generate
-    cold = SamplingSettings(temperature=1e-4, top_p=1.0, presence_penalty=0.0, max_tokens=24)
-    penalized = SamplingSettings(temperature=1e-4, top_p=1.0, presence_penalty=2.0, max_tokens=24)
+    cold = SamplingSettings(temperature=1e-4, top_p=1.0, presence_penalty=0.0, max_tokens=20)
+    penalized = SamplingSettings(temperature=1e-4, top_p=1.0, presence_penalty=2.0, max_tokens=20)
     ((plain, again),) = trainer.loader.sampler.sample([prompt], 2, cold)
-    assert plain.text == again.text and len(plain.token_ids) == 24 and plain.truncated
+    assert plain.text == again.text and len(plain.token_ids) == 20 and plain.truncated
     ((other,),) = trainer.loader.sampler.sample([prompt], 1, penalized)
     assert len(set(other.token_ids)) > len(set(plain.token_ids))
     assert trainer.generation_config is before and trainer.model.generate == generate

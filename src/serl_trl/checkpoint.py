@@ -14,6 +14,12 @@ logger = logging.getLogger(__name__)
 
 STATE_FILE = "serl_state.json"
 
+# accelerate 1.15 calls the CPU of several processes "cpu:0", and Trainer loads the optimizer there, which torch.load
+# does not know: it is the CPU.
+torch.serialization.register_package(
+    100, lambda storage: None, lambda storage, location: storage if location.startswith("cpu:") else None
+)
+
 
 def save_loader_state(checkpoint: str | os.PathLike, state: dict) -> None:
     """Write the loader's state, equal on all processes, as JSON; the file appears whole or not at all."""
@@ -72,7 +78,7 @@ def load_rollouts(
     if not path.exists():
         logger.warning(f"{path} is missing: the rollouts it held are lost, and new ones are sampled.")
         return 0, None
-    with safe_open(path, framework="pt", device=str(device)) as file:
+    with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
         if json.loads(metadata["schedule"]) != schedule:
             logger.warning(
@@ -83,7 +89,7 @@ def load_rollouts(
         slices = [{} for _ in range(int(metadata["slices"]))]
         for key in file.keys():
             index, name = key.split("/", 1)
-            slices[int(index)][name] = file.get_tensor(key)
+            slices[int(index)][name] = file.get_tensor(key).to(device)
     return int(metadata["micro_step"]), slices or None
 
 
