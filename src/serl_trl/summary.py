@@ -1,7 +1,23 @@
-"""What a run did, in a few readable lines."""
+"""What a run does and did, in readable lines."""
+
+from transformers import ProgressCallback
 
 from .ledger import LEDGER_FOLDER
 from .serl_trainer import SeRLTrainer
+
+
+class StepLines(ProgressCallback):
+    """Trainer's progress bar, with a line for each log instead of some sixty numbers; these go to the log files."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if not state.is_world_process_zero or self.training_bar is None or "reward" not in logs:
+            return
+        parts = [f"step {state.global_step}/{state.max_steps}", f"reward {logs['reward']:.2f}"]
+        for name in ("self_instruction/candidates", "self_instruction/admitted", "self_rewarding/stale_groups"):
+            parts.append(f"{name.split('/')[1].replace('_', ' ')} {logs[name]:g}")
+        if "self_rewarding/pass_rate" in logs:
+            parts.append(f"pass rate {logs['self_rewarding/pass_rate']:.2f}")
+        self.training_bar.write("  ".join([*parts, f"{logs['step_time']:.1f} s"]))
 
 
 def summarize(trainer: SeRLTrainer, train_seconds: float) -> str:

@@ -27,7 +27,9 @@ class SeRLScriptArguments:
 
 def main(script_args, training_args, model_args):
     """Run the whole job: seeds, model, trainer, train, save, push."""
-    from .summary import summarize
+    from transformers import ProgressCallback
+
+    from .summary import StepLines, summarize
 
     try:
         trainer = make_trainer(script_args, training_args, model_args)
@@ -35,6 +37,9 @@ def main(script_args, training_args, model_args):
         sys.exit(f"error: {error}")  # bad input ends in one sentence, not in a traceback
 
     # Train
+    if not training_args.disable_tqdm:
+        trainer.remove_callback(ProgressCallback)
+        trainer.add_callback(StepLines)
     try:
         result = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     except KeyboardInterrupt:

@@ -1,0 +1,19 @@
+PYTHON ?= python3
+VENV := .venv/bin
+
+.PHONY: demo test style setup clean
+
+demo: setup  ## watch a real language model teach itself for a few minutes
+	@$(VENV)/python scripts/demo.py
+
+test: setup  ## run every test, those with a real vLLM included
+	@$(VENV)/python -m pytest
+
+style: setup  ## format and lint
+	@$(VENV)/ruff format . && $(VENV)/ruff check --fix .
+
+setup:
+	@$(PYTHON) scripts/setup_env.py
+
+clean:
+	rm -rf .venv outputs

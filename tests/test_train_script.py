@@ -1,0 +1,97 @@
+"""The script as users start it, in a process of its own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import ROOT, TINY_MODEL, TINY_TEMPLATE, tiny_seeds
+from datasets import load_dataset
+
+
+TINY = {
+    "model_name_or_path": str(TINY_MODEL),
+    "prompt_template": str(TINY_TEMPLATE),
+    "use_cpu": True,
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "use_vllm": False,
+    "report_to": "none",
+    "max_steps": 2,
+    "logging_steps": 1,
+    "num_generations": 4,
+    "per_device_train_batch_size": 4,
+    "gradient_accumulation_steps": 2,
+    "max_completion_length": 8,
+    "max_instruction_length": 40,
+    "diversity_threshold": 0.99,
+    "save_strategy": "no",
+}
+
+
+def run(*command, **environment) -> subprocess.CompletedProcess:
+    environment = os.environ | {"HF_HUB_OFFLINE": "1", **environment}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+
+
+def test_accelerate_launch_trains_from_a_file_of_questions(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(TINY))
+    with open(tmp_path / "questions.jsonl", "w") as file:
+        file.writelines(json.dumps({"question": text}) + "\n" for text in tiny_seeds()["instruction"])
+    launch = [str(Path(sys.executable).parent / "accelerate"), "launch", "--config_file"]
+    launch += [str(ROOT / "accelerate_configs" / "cpu.yaml"), str(ROOT / "train.py")]
+    arguments = ["--config", str(tmp_path / "recipe.yaml"), "--seeds", str(tmp_path / "questions.jsonl")]
+    arguments += ["--output_dir", str(tmp_path / "run"), "--max_steps", "3"]  # the command line has the last word
+    result = run(*launch, *arguments)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert "Steps           3, from 50 seeds" in result.stdout
+    for part in ("rejected", "Pass rate", "Reward", "Tokens", "Seconds", "Some of its instructions"):
+        assert part in result.stdout
+    assert {"model.safetensors", "trainer_state.json", "README.md"} <= {p.name for p in (tmp_path / "run").iterdir()}
+    ledger = load_dataset("parquet", data_files=f"{tmp_path}/run/_ledger/*.parquet", cache_dir=str(tmp_path / "cache"))
+    assert "trained" in ledger["train"]["fate"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--seeds", "missing.jsonl"], "error: There is no file 'missing.jsonl'"),
+        (["--seeds", "missing.jsonl", "--max_steps", "0"], "error: max_steps is 0"),
+        (["--seeds", "missing.jsonl", "--top_k", "3"], "error: top_k is 3"),
+        (["--seeds", "x.jsonl", "--resume_from_checkpoint", "nowhere"], "error: There is no checkpoint in 'nowhere'"),
+    ],
+)
+def test_bad_input_ends_in_one_sentence_and_writes_nothing(tmp_path, arguments, message):
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(TINY))
+    command = [sys.executable, "-m", "serl_trl.train", "--config", str(tmp_path / "recipe.yaml"), *arguments]
+    result = run(*command, "--output_dir", str(tmp_path / "run"))
+    assert result.returncode == 1
+    assert result.stderr.strip().splitlines()[-1].startswith(message), result.stderr[-2000:]
+    assert "Traceback" not in result.stderr and not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.stem)
+def test_recipes_hold_known_settings_only(recipe, tmp_path, monkeypatch):
+    from serl_trl.train import make_parser
+
+    monkeypatch.setattr("serl_trl.serl_config.is_vllm_available", lambda min_version: True)
+    if "8gpu" in recipe.stem:
+        monkeypatch.setenv("WORLD_SIZE", "8")
+        monkeypatch.setattr("serl_trl.serl_config.SeRLConfig.world_size", 8)
+    arguments = ["--config", str(recipe), "--seeds", "x.jsonl", "--output_dir", str(tmp_path), "--use_cpu", "true"]
+    _, training_args, model_args = make_parser().parse_args_and_config(arguments)
+    assert training_args.max_steps > 0
+    # One optimizer step for each generation batch: everything is trained on by the weights that sampled it.
+    assert training_args.gradient_accumulation_steps == training_args.steps_per_generation
+    if recipe.stem != "demo":
+        assert training_args.bf16 and model_args.model_name_or_path
+
+
+def test_help_and_the_console_script():
+    script = Path(sys.executable).parent / "serl-trl"
+    result = run(str(script), "train", "--help")
+    assert result.returncode == 0 and "--min_pass_rate" in result.stdout and "--seeds" in result.stdout
+    assert "unknown command 'fly'" in run(str(script), "fly").stderr
