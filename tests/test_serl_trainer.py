@@ -271,6 +271,15 @@ def test_bad_input_is_refused_before_the_model_is_loaded(tmp_path, seeds, settin
     assert not output_dir.exists()
 
 
+def test_an_adapter_on_16_bit_weights_is_refused_with_vllm(tmp_path):
+    pytest.importorskip("vllm")
+    from peft import LoraConfig
+
+    config = tiny_config(tmp_path / "run", use_vllm=True, model_init_kwargs={"dtype": "bfloat16"})
+    with pytest.raises(ValueError, match="loaded in bfloat16, and merging for vLLM would wear it off"):
+        SeRLTrainer(folder_without_weights(tmp_path), config, tiny_seeds(), peft_config=LoraConfig())
+
+
 def test_a_tokenizer_without_a_chat_template_is_refused(tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(TINY_MODEL)
     tokenizer.chat_template = None

@@ -52,13 +52,26 @@ def resolve_checkpoint(resume_from_checkpoint: str | bool | None, args: SeRLConf
     return checkpoint
 
 
-def check_quantization(config: PretrainedConfig, quantization_config, args: SeRLConfig) -> None:
-    """Raise `ValueError` for a quantized model with vLLM: its packed weights can't be pushed (TRL#4973)."""
-    quantized = quantization_config or (args.model_init_kwargs or {}).get("quantization_config")
-    if args.use_vllm and (quantized or getattr(config, "quantization_config", None)):
+def check_weights(model, config: PretrainedConfig, quantization_config, peft_config, args: SeRLConfig) -> None:
+    """Raise `ValueError` for weights that can't be sent to vLLM unharmed.
+
+    Packed weights can't be sent at all (TRL#4973). An adapter is merged into its base and taken out again for each
+    step, which wears off a base in 16 bits: 9.5 % of the weights have changed after 100 steps (TRL#6688).
+    """
+    if not args.use_vllm:
+        return
+    kwargs = args.model_init_kwargs or {}
+    if quantization_config or kwargs.get("quantization_config") or getattr(config, "quantization_config", None):
         raise ValueError(
             "The model is quantized, and its weights can't be sent to vLLM. Set use_vllm to False for transformers "
             "generation, or load the model without quantization."
+        )
+    dtype = str(kwargs.get("dtype") or "float32") if isinstance(model, str) else str(model.dtype)
+    has_adapter = peft_config is not None or hasattr(model, "peft_config")
+    if has_adapter and dtype.removeprefix("torch.") != "float32":
+        raise ValueError(
+            f"The base model of the adapter is loaded in {dtype}, and merging for vLLM would wear it off. Set dtype to "
+            "float32 (bf16=True still computes in bfloat16), or use_vllm to False."
         )
 
 

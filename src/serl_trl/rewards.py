@@ -22,7 +22,7 @@ def majority_vote_reward(
         vote_reward (`Sequence[float]`, *optional*): Shape (n,), rewards already known.
 
     Returns:
-        `list[float]`: Shape (n,), 1.0 or 0.0. Source: SeRL section 3.2.
+        `list[float]`: Shape (n,), 1.0 or 0.0. Source: SeRL, self-rewarding.
     """
     if vote_reward is not None:
         return list(vote_reward)

@@ -10,7 +10,7 @@ from .self_instruction.quality import BLOCKED_WORDS
 from .self_rewarding.difficulty import reachable_pass_rates
 
 
-INSTRUCTIONS_PER_STEP = 16  # SeRL, section 4.1
+INSTRUCTIONS_PER_STEP = 16  # SeRL, its published scripts
 
 
 @dataclass
@@ -34,7 +34,7 @@ class SeRLConfig(GRPOConfig):
     > - `max_steps` must be set: it is the length of the run.
     """
 
-    # Other defaults than TRL's (SeRL, section 4.1 and its published scripts)
+    # Other defaults than TRL's (SeRL and its published scripts)
     learning_rate: float = field(default=5e-7, metadata={"help": "The initial learning rate for AdamW."})
     adam_beta2: float = field(default=0.95, metadata={"help": "Beta2 of AdamW."})
     lr_scheduler_type: str = field(default="cosine_with_min_lr", metadata={"help": "Learning-rate schedule."})

@@ -92,7 +92,7 @@ class SeRLTrainer(GRPOTrainer):
             raise ValueError(f"args must be a SeRLConfig, got {type(args).__name__}.")
         seeds = list(load_seeds(train_dataset)["instruction"])
         model_config = checks.load_model_config(model, args)
-        checks.check_quantization(model_config, quantization_config, args)
+        checks.check_weights(model, model_config, quantization_config, peft_config, args)
         if processing_class is None:
             name = model if isinstance(model, str) else model.name_or_path
             processing_class = AutoTokenizer.from_pretrained(
@@ -144,9 +144,11 @@ class SeRLTrainer(GRPOTrainer):
         share = len(rows) // self.accelerator.num_processes
         start = self.accelerator.process_index * share
         self._carried = rows[start : start + share]
-        output = super()._generate_and_score_completions(
-            [{"prompt": group.prompt, "vote_reward": group.vote.rewards[index]} for group, index in self._carried]
-        )
+        inputs = [{"prompt": group.prompt, "vote_reward": group.vote.rewards[index]} for group, index in self._carried]
+        try:
+            output = super()._generate_and_score_completions(inputs)
+        finally:
+            self._carried = None  # also after an interrupt: an evaluation that follows must sample for itself
         if not self._corrects_by_engine:
             sampling_logps = output.pop("sampling_per_token_logps")
             if any(group.stale for group in batch.groups):

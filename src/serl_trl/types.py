@@ -44,7 +44,7 @@ class Completion:
 
 @dataclass(frozen=True)
 class Vote:
-    """The majority vote of one group of n completions (SeRL, section 3.2).
+    """The majority vote of one group of n completions (SeRL, self-rewarding).
 
     Attributes:
         answers (`tuple[str | None, ...]`): Shape (n,), the answer of each completion, `None` where it abstained.

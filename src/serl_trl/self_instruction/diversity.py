@@ -22,7 +22,7 @@ class DiversityFilter:
     Raises:
         ValueError: if `threshold` is not in [0, 1].
 
-    Source: SeRL section 3.1, after Self-Instruct (arXiv 2212.10560), section 2.2.
+    Source: SeRL, self-instruction, after Self-Instruct (arXiv 2212.10560).
     """
 
     def __init__(self, texts: Iterable[str] = (), threshold: float = 0.7):

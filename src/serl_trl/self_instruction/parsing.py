@@ -26,7 +26,7 @@ def parse_instructions(reply: str) -> list[str]:
     Returns:
         `list[str]`: The instructions in order, empty ones left out; `[]` for an empty reply.
 
-    Source: SeRL section 3.1; the published code splits at a number anywhere and lower-cases.
+    Source: SeRL, self-instruction; the published code splits at a number anywhere and lower-cases.
     """
     first, *rest = _NUMBER.split(_BARE_NUMBER.sub("\n1. ", reply))
     instructions = [squeeze(first)] if not first.rstrip().endswith(":") else []

@@ -45,7 +45,7 @@ def rejection_reason(
         `str | None`: The first that applies of `"too_short"`, `"too_long"`, `"blocked_word"`, `"write_a_program"`,
         `"leading_punctuation"` and `"non_ascii"`.
 
-    Source: the online filter of SeRL, section 3.1, after Self-Instruct (arXiv 2212.10560). LaTeX-first is allowed.
+    Source: the online filter of SeRL, self-instruction, after Self-Instruct (arXiv 2212.10560). LaTeX-first is allowed.
     """
     words = len(instruction.split())
     if words < min_words:

@@ -1,1 +1,1 @@
-"""Self-rewarding: from completions to answers, votes and a difficulty (SeRL, section 3.2)."""
+"""Self-rewarding: from completions to answers, votes and a difficulty (SeRL, self-rewarding)."""

@@ -6,7 +6,7 @@ from ..types import Vote
 def is_in_band(vote: Vote, min_pass_rate: float, max_pass_rate: float) -> bool:
     """Return whether the group is worth training on: it has a pseudo-label, and its pass rate is within the bounds.
 
-    Both bounds are inclusive, in [0, 1]. Source: the difficulty filter of SeRL, section 3.1.
+    Both bounds are inclusive, in [0, 1]. Source: the difficulty filter of SeRL, self-instruction.
     """
     return vote.pseudo_label is not None and min_pass_rate <= vote.pass_rate <= max_pass_rate
 

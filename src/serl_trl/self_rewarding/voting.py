@@ -23,7 +23,7 @@ def majority_vote(completions: Sequence[str], *, truncated: Sequence[bool] | Non
     Raises:
         ValueError: if `truncated` has another length than `completions`.
 
-    Source: SeRL section 3.2. On 125 groups of the published code the rewards are exactly its own.
+    Source: SeRL, self-rewarding. On 125 groups of the published code the rewards are exactly its own.
     """
     if truncated is None:
         truncated = [False] * len(completions)
