@@ -44,6 +44,7 @@ def make_demo_model() -> Path:
     tokenizer = AutoTokenizer.from_pretrained(source, gguf_file=GGUF_FILE)
     end_of_turn = tokenizer.convert_tokens_to_ids("<|im_end|>")
     tokenizer.eos_token, tokenizer.pad_token = "<|im_end|>", "<|endoftext|>"
+    tokenizer.clean_up_tokenization_spaces = False
     model.generation_config = GenerationConfig(eos_token_id=end_of_turn, pad_token_id=tokenizer.pad_token_id)
     # Written beside the target and renamed, so that an interrupted conversion never looks finished.
     unfinished = folder.with_name(f"{folder.name}.unfinished-{os.getpid()}")

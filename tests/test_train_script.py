@@ -2,10 +2,13 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from conftest import ROOT, TINY_MODEL, TINY_TEMPLATE, tiny_seeds
@@ -55,6 +58,23 @@ def test_accelerate_launch_trains_from_a_file_of_questions(tmp_path):
     assert "trained" in ledger["train"]["fate"]
 
 
+def test_ctrl_c_keeps_the_ledger_and_says_how_to_go_on(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(TINY | {"max_steps": 5000}))
+    tiny_seeds().to_json(tmp_path / "questions.jsonl")
+    command = [sys.executable, "-m", "serl_trl.train", "--config", str(tmp_path / "recipe.yaml")]
+    command += ["--seeds", str(tmp_path / "questions.jsonl"), "--output_dir", str(tmp_path / "run")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "run" / "_ledger" / "batch-000002.parquet").exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    stdout, stderr = process.communicate(timeout=60)
+    assert process.returncode == 130, stderr[-2000:]
+    assert "Interrupted after" in stdout and "--resume_from_checkpoint true" in stdout
+    files = sorted((tmp_path / "run" / "_ledger").glob("*.parquet"))
+    assert len(files) >= 3 and all(pq.read_table(path).num_rows > 0 for path in files)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -78,9 +98,6 @@ def test_recipes_hold_known_settings_only(recipe, tmp_path, monkeypatch):
     from serl_trl.train import make_parser
 
     monkeypatch.setattr("serl_trl.serl_config.is_vllm_available", lambda min_version: True)
-    if "8gpu" in recipe.stem:
-        monkeypatch.setenv("WORLD_SIZE", "8")
-        monkeypatch.setattr("serl_trl.serl_config.SeRLConfig.world_size", 8)
     arguments = ["--config", str(recipe), "--seeds", "x.jsonl", "--output_dir", str(tmp_path), "--use_cpu", "true"]
     _, training_args, model_args = make_parser().parse_args_and_config(arguments)
     assert training_args.max_steps > 0

@@ -113,7 +113,7 @@ class SeRLConfig(GRPOConfig):
         installed = is_vllm_available(min_version="0.28.0")
         if self.use_vllm is None:
             self.use_vllm = installed
-        if self.use_vllm and self.vllm_mode == "colocate" and not installed:
+        if self.use_vllm and not installed:
             raise ValueError(
                 "use_vllm is True, but vLLM >= 0.28 is not installed. Run `pip install 'serl-trl[vllm]'`, or set "
                 "use_vllm to False for transformers generation."
