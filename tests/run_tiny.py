@@ -10,19 +10,31 @@ from pathlib import Path
 import torch.distributed
 from conftest import TINY_MODEL, tiny_config, tiny_seeds
 
-from serl_trl import SeRLTrainer
+from serl_trl import SeRLTrainer, loader
 
 
 def main() -> None:
     output_dir, settings = Path(sys.argv[1]), json.loads(sys.argv[2])
     trainer = SeRLTrainer(str(TINY_MODEL), tiny_config(output_dir, **settings), tiny_seeds())
-    batches, vote = [], trainer.loader.vote
-    judged = []
-    hand_over = trainer.loader.hand_over
+    batches, groups, vote = [], [], trainer.loader.vote
+    judged, carried = [], []  # by this process: completions it voted on in each round, and candidates it trains
+    hand_over, single_turn = trainer.loader.hand_over, trainer._generate_single_turn
+    majority_vote = loader.majority_vote
+
+    def recording_majority_vote(completions, **kwargs):
+        judged[-1].append(completions)
+        return majority_vote(completions, **kwargs)
 
     def recording_vote(answered, funnel):
-        judged.append([index for index in range(len(answered)) if index % 2 == trainer.accelerator.process_index])
-        return vote(answered, funnel)
+        judged.append([])
+        votes = vote(answered, funnel)
+        groups.append([[completion.text for completion in group] for _, group in answered])
+        return votes
+
+    def recording_single_turn(*args, **kwargs):
+        if trainer._carried is not None:
+            carried.append([group.candidate_id for group, _ in trainer._carried])
+        return single_turn(*args, **kwargs)
 
     def recording_hand_over(*args):
         batch = hand_over(*args)
@@ -30,11 +42,14 @@ def main() -> None:
         return batch
 
     trainer.loader.vote, trainer.loader.hand_over = recording_vote, recording_hand_over
+    trainer._generate_single_turn, loader.majority_vote = recording_single_turn, recording_majority_vote
     trainer.train(resume_from_checkpoint=sys.argv[3] if len(sys.argv) > 3 else None)
     report = {
         "processes": torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1,
         "batches": batches,
         "judged": judged,
+        "groups": groups,
+        "carried": carried,
         "admitted": trainer.loader.filter.texts[50:],
         "weights": [parameter.double().sum().item().hex() for parameter in trainer.model.parameters()],
     }

@@ -13,13 +13,13 @@ from conftest import ROOT
 
 pytestmark = pytest.mark.distributed
 
-# Two processes of two completions each: one group of four, which straddles them.
+# Three groups of four completions over two processes: six each, so that the second group straddles them.
 SETTINGS = {
     "per_device_train_batch_size": 2,
     "gradient_accumulation_steps": 1,
-    "generation_batch_size": 8,
+    "generation_batch_size": 12,
     "num_iterations": 2,
-    "max_steps": 7,
+    "max_steps": 9,
     "save_strategy": "steps",
     "save_steps": 3,
     "min_pass_rate": 0.4,
@@ -55,9 +55,18 @@ def test_both_processes_take_the_same_way(whole_run):
 
 def test_each_group_is_judged_by_one_process(whole_run):
     first, second = whole_run[1]
-    for own, others in zip(first["judged"], second["judged"], strict=True):
-        assert not set(own) & set(others)
-        assert sorted(own + others) == list(range(len(own + others)))
+    assert first["groups"] == second["groups"]
+    for groups, own, others in zip(first["groups"], first["judged"], second["judged"], strict=True):
+        assert len(own) + len(others) == len(groups)
+        assert sorted(own + others) == sorted(groups)
+
+
+def test_a_group_straddles_the_processes(whole_run):
+    first, second = whole_run[1]
+    for own, others in zip(first["carried"], second["carried"], strict=True):
+        assert len(own) == len(others) == 6
+        assert own[-2:] == others[:2] and len(set(own[-2:])) == 1
+        assert len(set(own + others)) == 3
 
 
 def test_two_processes_resume_in_mid_cycle_with_the_same_bits(whole_run, tmp_path):

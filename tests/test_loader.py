@@ -135,6 +135,13 @@ class Ignorant(Script):
         return "no idea" if "boxed" in text else text
 
 
+class Repetitive(Script):
+    """A model that writes one new instruction and then repeats it."""
+
+    def instruction(self, number):
+        return super().instruction(0)
+
+
 @pytest.mark.parametrize(
     ("script", "advice"),
     [
@@ -142,6 +149,7 @@ class Ignorant(Script):
         (Script(agreeing=lambda text: 0), "Lower min_pass_rate"),
         (Script(agreeing=lambda text: 4), "Raise max_pass_rate"),
         (Ignorant(), "Change the answer_request"),
+        (Repetitive(), "Raise instruction_temperature or diversity_threshold"),
     ],
 )
 def test_a_dry_run_stops_with_the_funnel_and_advice(tmp_path, script, advice):
@@ -149,6 +157,12 @@ def test_a_dry_run_stops_with_the_funnel_and_advice(tmp_path, script, advice):
     with pytest.raises(RuntimeError, match=r"3 rounds of self-instruction \(max_rounds\)") as error:
         next(loader)
     assert "candidates" in str(error.value) and advice in str(error.value)
+
+
+def test_a_batch_that_fills_too_slowly_needs_more_rounds(tmp_path):
+    loader = make_loader(tmp_path, Script(per_reply=1), max_rounds=1, instruction_requests=1, generation_batch_size=80)
+    with pytest.raises(RuntimeError, match="Raise max_rounds"):
+        next(loader)
 
 
 def test_requests_follow_the_yield(tmp_path):

@@ -28,6 +28,11 @@ def test_a_vote_already_taken_is_handed_through():
         ("so it is \\boxed{18}", "18", 1.0),
         ("\\boxed{18}", "She sells 9 * 2 = 18.\n#### 18", 1.0),  # as in GSM8K
         ("\\boxed{0.5}", "\\boxed{\\frac{1}{2}}", 1.0),
+        ("\\boxed{2\\sqrt{3}}", "2\\sqrt{3}", 1.0),  # bare LaTeX, as in MATH: read whole
+        ("\\boxed{2}", "2\\sqrt{3}", 0.0),
+        ("\\boxed{6+9i}", "6+9i", 1.0),
+        ("\\boxed{(3, \\frac{\\pi}{2})}", "(3, \\frac{\\pi}{2})", 1.0),
+        ("\\boxed{1000}", "#### 1,000", 1.0),
         ("\\boxed{17}", "18", 0.0),
         ("no idea", "18", 0.0),  # unparsed is wrong, not left out
         ("\\boxed{18}", None, None),  # no true answer, no reward

@@ -2,7 +2,7 @@ import json
 import logging
 
 import pytest
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 
 from serl_trl import load_seeds
 
@@ -73,6 +73,8 @@ def test_bad_rows_are_counted_and_the_rest_is_used(tmp_path, caplog):
         ("number.jsonl", "7", "row 1: expected an object or a text"),
         ("seeds.xlsx", "x", "can't be read"),
         ("seeds.parquet", "x", "is not a Parquet file"),
+        ("deep.json", "[" * 100_000, "can't be read"),
+        ("long.csv", "problem\n" + "x" * 200_000, "can't be read"),
     ],
 )
 def test_bad_files_say_what_is_wrong(tmp_path, name, text, message):
@@ -81,6 +83,18 @@ def test_bad_files_say_what_is_wrong(tmp_path, name, text, message):
         path.write_text(text)
     with pytest.raises(ValueError, match=message):
         load_seeds(str(path))
+
+
+def test_lists_are_read_and_other_things_are_refused():
+    assert load_seeds(["What is 2 + 3?", ""])["instruction"][:] == ["What is 2 + 3?"]
+    with pytest.raises(ValueError, match="can't be read from a DatasetDict"):
+        load_seeds(DatasetDict(train=Dataset.from_list(ROWS)))
+
+
+def test_a_dataset_that_the_hub_does_not_give_is_one_sentence(monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match="'someone/no-such-data' is no file here, and can't be loaded"):
+        load_seeds("someone/no-such-data")
 
 
 def test_other_encodings_and_folders_are_refused(tmp_path):

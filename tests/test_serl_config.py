@@ -44,6 +44,8 @@ def test_schedule(tmp_path, given, expected):
         ({"top_k": 5}, "top_k is 5, which biases"),
         ({"min_p": 0.1}, "min_p is 0.1, which biases"),
         ({"generation_kwargs": {"seed": 1}}, "generation_kwargs sets 'seed'"),
+        ({"generation_kwargs": {"temperature": 0.5}}, "generation_kwargs sets 'temperature'"),
+        ({"max_kept_instructions": -1}, "max_kept_instructions is -1"),
         ({"max_kept_examples": 9}, "max_kept_examples is 9"),
         ({"diversity_threshold": 1.5}, "diversity_threshold is 1.5"),
         ({"instruction_presence_penalty": 3.0}, "instruction_presence_penalty is 3.0"),

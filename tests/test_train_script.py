@@ -14,6 +14,8 @@ import yaml
 from conftest import ROOT, TINY_MODEL, TINY_TEMPLATE, tiny_seeds
 from datasets import load_dataset
 
+from serl_trl.checks import last_checkpoint
+
 
 TINY = {
     "model_name_or_path": str(TINY_MODEL),
@@ -59,7 +61,8 @@ def test_accelerate_launch_trains_from_a_file_of_questions(tmp_path):
 
 
 def test_ctrl_c_keeps_the_ledger_and_says_how_to_go_on(tmp_path):
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(TINY | {"max_steps": 5000}))
+    saving = {"max_steps": 5000, "save_strategy": "steps", "save_steps": 1, "save_total_limit": 2}
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(TINY | saving))
     tiny_seeds().to_json(tmp_path / "questions.jsonl")
     command = [sys.executable, "-m", "serl_trl.train", "--config", str(tmp_path / "recipe.yaml")]
     command += ["--seeds", str(tmp_path / "questions.jsonl"), "--output_dir", str(tmp_path / "run")]
@@ -70,7 +73,8 @@ def test_ctrl_c_keeps_the_ledger_and_says_how_to_go_on(tmp_path):
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr[-2000:]
-    assert "Interrupted after" in stdout and "--resume_from_checkpoint true" in stdout
+    assert "Interrupted after" in stdout and "Add --resume_from_checkpoint true to go on from" in stdout
+    assert stdout.split("to go on from ")[1].split(".\n")[0] == last_checkpoint(tmp_path / "run")
     files = sorted((tmp_path / "run" / "_ledger").glob("*.parquet"))
     assert len(files) >= 3 and all(pq.read_table(path).num_rows > 0 for path in files)
 
@@ -81,7 +85,10 @@ def test_ctrl_c_keeps_the_ledger_and_says_how_to_go_on(tmp_path):
         (["--seeds", "missing.jsonl"], "error: There is no file 'missing.jsonl'"),
         (["--seeds", "missing.jsonl", "--max_steps", "0"], "error: max_steps is 0"),
         (["--seeds", "missing.jsonl", "--top_k", "3"], "error: top_k is 3"),
-        (["--seeds", "x.jsonl", "--resume_from_checkpoint", "nowhere"], "error: There is no checkpoint in 'nowhere'"),
+        (
+            ["--seeds", "x.jsonl", "--resume_from_checkpoint", "nowhere"],
+            "error: There is no complete checkpoint of self-play in 'nowhere'",
+        ),
     ],
 )
 def test_bad_input_ends_in_one_sentence_and_writes_nothing(tmp_path, arguments, message):

@@ -30,10 +30,9 @@ def save_loader_state(checkpoint: str | os.PathLike, state: dict) -> None:
     os.replace(unfinished, path)
 
 
-def load_loader_state(checkpoint: str | os.PathLike) -> dict | None:
-    """Return the loader's state, or `None` if the checkpoint holds none (it is not one of self-play)."""
-    path = Path(checkpoint) / STATE_FILE
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+def load_loader_state(checkpoint: str | os.PathLike) -> dict:
+    """Return the loader's state as saved by [`save_loader_state`]."""
+    return json.loads((Path(checkpoint) / STATE_FILE).read_text(encoding="utf-8"))
 
 
 def save_rollouts(
@@ -68,16 +67,16 @@ def save_rollouts(
 
 def load_rollouts(
     checkpoint: str | os.PathLike, rank: int, schedule: dict[str, int], device: torch.device
-) -> tuple[int, list[dict[str, torch.Tensor]] | None]:
+) -> tuple[int, list[dict[str, torch.Tensor]] | None] | None:
     """Return `micro_step` and `slices` as saved by [`save_rollouts`].
 
-    If the schedule (or the number of processes) has changed, the slices would not fit: they are dropped with a
-    warning, and the run starts a new cycle.
+    `None`, with a warning, if they are missing, or would not fit because the schedule or the number of processes has
+    changed: then the run starts a new cycle.
     """
     path = _rollouts_path(checkpoint, rank)
     if not path.exists():
         logger.warning(f"{path} is missing: the rollouts it held are lost, and new ones are sampled.")
-        return 0, None
+        return None
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
         if json.loads(metadata["schedule"]) != schedule:
@@ -85,7 +84,7 @@ def load_rollouts(
                 f"{path} was saved with {metadata['schedule']} and the run goes on with {json.dumps(schedule)}: its "
                 "rollouts are dropped, and new ones are sampled."
             )
-            return 0, None
+            return None
         slices = [{} for _ in range(int(metadata["slices"]))]
         for key in file.keys():
             index, name = key.split("/", 1)

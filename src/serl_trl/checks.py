@@ -1,18 +1,31 @@
 """What can be found wrong before any model is loaded."""
 
 import logging
+import os
 from pathlib import Path
 
+from jinja2 import TemplateError
 from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.trainer_utils import get_last_checkpoint
 
+from .checkpoint import STATE_FILE
 from .ledger import LEDGER_FOLDER
 from .self_instruction.prompt import answer_prompt, few_shot_prompt, load_template, tokenize_prompts
 from .serl_config import SeRLConfig
 
 
 logger = logging.getLogger(__name__)
+
+
+def is_complete(checkpoint: str | os.PathLike) -> bool:
+    """Return whether the checkpoint was written to its end, by this trainer."""
+    return all((Path(checkpoint) / name).is_file() for name in (TRAINER_STATE_NAME, STATE_FILE))
+
+
+def last_checkpoint(output_dir: str | os.PathLike) -> str | None:
+    """Return the latest complete checkpoint of a run; an interrupted save leaves an incomplete one."""
+    complete = [path for path in Path(output_dir).glob("checkpoint-*") if is_complete(path)]
+    return str(max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default="")) or None
 
 
 def resolve_checkpoint(resume_from_checkpoint: str | bool | None, args: SeRLConfig) -> str | None:
@@ -26,23 +39,31 @@ def resolve_checkpoint(resume_from_checkpoint: str | bool | None, args: SeRLConf
         ValueError:
             If `output_dir` holds another run, if there is no such checkpoint, or if it is already at `max_steps`.
     """
-    last = get_last_checkpoint(args.output_dir) if Path(args.output_dir).is_dir() else None
+    last = last_checkpoint(args.output_dir)
+    holds_ledger = any((Path(args.output_dir) / LEDGER_FOLDER).glob("*.parquet"))
     if not resume_from_checkpoint:
         if last is not None:
             raise ValueError(
                 f"output_dir {args.output_dir!r} holds another run. Set resume_from_checkpoint to {last!r} to go on "
                 "with it, or output_dir to a new folder."
             )
-        if any((Path(args.output_dir) / LEDGER_FOLDER).glob("*.parquet")):
+        if holds_ledger:
             raise ValueError(
                 f"output_dir {args.output_dir!r} holds the ledger of another run, and no checkpoint to go on from. "
                 "Set output_dir to a new folder, or remove it."
             )
         return None
-    checkpoint = last if str(resume_from_checkpoint).lower() == "true" else resume_from_checkpoint
-    if checkpoint is None or not (Path(checkpoint) / TRAINER_STATE_NAME).is_file():
-        where = checkpoint or args.output_dir
-        raise ValueError(f"There is no checkpoint in {where!r}. Start without resume_from_checkpoint.")
+    checkpoint = last if str(resume_from_checkpoint).lower() == "true" else str(resume_from_checkpoint)
+    if checkpoint is None or not is_complete(checkpoint):
+        raise ValueError(
+            f"There is no complete checkpoint of self-play in {checkpoint or args.output_dir!r}. "
+            + (f"The last one is {last!r}." if last else "Start without resume_from_checkpoint, in a new output_dir.")
+        )
+    if holds_ledger and Path(checkpoint).resolve().parent != Path(args.output_dir).resolve():
+        raise ValueError(
+            f"{checkpoint!r} is not a checkpoint of the run in output_dir {args.output_dir!r}, whose ledger would be "
+            "overwritten. Set output_dir to the checkpoint's own folder, or to a new one."
+        )
     step = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME)).global_step
     if step >= args.max_steps:
         raise ValueError(
@@ -117,7 +138,13 @@ def check_seeds(seeds: list[str], tokenizer: PreTrainedTokenizerBase, max_tokens
         "max_completion_length": (answer_prompt(longest[0], template), args.max_completion_length),
     }
     for name, (prompt, new_tokens) in needs.items():
-        prompt_tokens = len(tokenize_prompts(tokenizer, [prompt], **(args.chat_template_kwargs or {}))[0])
+        try:
+            prompt_tokens = len(tokenize_prompts(tokenizer, [prompt], **(args.chat_template_kwargs or {}))[0])
+        except TemplateError as error:
+            raise ValueError(
+                f"The model's chat template refuses the prompt ({error}). For a model without a system role, set "
+                "prompt_template to a file whose `system` is empty."
+            ) from error
         if prompt_tokens + new_tokens > max_tokens:
             raise ValueError(
                 f"{name} is {new_tokens}, and the longest prompt has {prompt_tokens} tokens: together more than the "

@@ -10,12 +10,25 @@ from dataclasses import dataclass, field
 from .types import Candidate, Completion, Group, Vote
 
 
+REASONS = (
+    "cut_off",
+    "control_token",
+    "too_short",
+    "too_long",
+    "blocked_word",
+    "write_a_program",
+    "leading_punctuation",
+    "non_ascii",
+    "too_many_tokens",
+    "too_similar",
+)
+
+
 @dataclass
 class Funnel:
     """Counts of one generation batch, from requests to groups in the band.
 
     Attributes:
-        batch_index (`int`): Index of the generation batch, from 0.
         rounds (`int`): Rounds begun.
         counts (`Counter`):
             `requests`, `candidates`, `judged`, `admitted`, `answered` and `in_band` along the funnel; `completions`,
@@ -26,7 +39,6 @@ class Funnel:
         seconds (`Counter`): Seconds by stage.
     """
 
-    batch_index: int = 0
     rounds: int = 0
     counts: Counter = field(default_factory=Counter)
     rejected: Counter = field(default_factory=Counter)
@@ -77,7 +89,8 @@ class Funnel:
         counts, completions = self.counts, self.counts["completions"]
         metrics = {
             "self_instruction/candidates": counts["candidates"],
-            **{f"self_instruction/rejected/{reason}": count for reason, count in self.rejected.items()},
+            # All reasons each time, since TRL averages a key over the batches that have it.
+            **{f"self_instruction/rejected/{reason}": self.rejected[reason] for reason in REASONS},
             "self_instruction/admitted": counts["admitted"],
             "self_instruction/rounds": self.rounds,
             "self_instruction/tokens": counts["instruction_tokens"],
@@ -98,8 +111,9 @@ class Funnel:
 
     @classmethod
     def from_dict(cls, values: dict) -> "Funnel":
-        """Return the funnel whose attributes JSON turned into `values`."""
-        return cls(**{name: Counter(value) if isinstance(value, dict) else value for name, value in values.items()})
+        """Return the funnel whose attributes JSON turned into `values`, its seconds at zero: they are a process's."""
+        values = {name: Counter(value) if isinstance(value, dict) else value for name, value in values.items()}
+        return cls(**values | {"seconds": Counter()})
 
     def add(self, other: "Funnel") -> None:
         """Add the counts of another batch, for the totals of a run."""
@@ -123,12 +137,14 @@ class Funnel:
             ]
         )
 
-    def advice(self, min_pass_rate: float) -> str:
+    def advice(self, min_pass_rate: float, max_pass_rate: float) -> str:
         """Return which setting to change, judging by where most was lost."""
-        if not self.counts["candidates"]:
+        counts = self.counts
+        too_hard = sum(rate < min_pass_rate for rate in self.pass_rates)
+        too_easy = sum(rate > max_pass_rate for rate in self.pass_rates)
+        if not counts["candidates"]:
             return "The model wrote no list: use an instruct model, or edit the prompt_template."
-        if not self.counts["admitted"]:
-            reason = self.rejected.most_common(1)[0][0]
+        if counts["admitted"] < counts["judged"] / 4:
             return {
                 "too_similar": "Raise instruction_temperature or diversity_threshold, or add seeds.",
                 "cut_off": "Raise max_instruction_length.",
@@ -136,15 +152,18 @@ class Funnel:
                 "non_ascii": "Set ascii_only to False.",
                 "too_short": "Lower min_words.",
                 "too_long": "Raise max_words.",
-            }.get(reason, "Edit the prompt_template so that the model writes sound instructions.")
-        if self.counts["truncated"] > self.counts["completions"] / 2:
+            }.get(
+                max(self.rejected, key=self.rejected.get), "Edit the prompt_template: most instructions are unsound."
+            )
+        if counts["truncated"] > counts["completions"] / 2:
             return "Raise max_completion_length: truncated completions have no vote."
-        if self.counts["unparsed"] > self.counts["completions"] / 2:
+        if counts["unparsed"] > counts["completions"] / 2:
             return "Change the answer_request of the prompt_template: most completions have no readable answer."
-        too_hard = sum(rate < min_pass_rate for rate in self.pass_rates)
         if too_hard > len(self.pass_rates) / 2:
             return "Lower min_pass_rate or temperature, or use easier seeds: the model seldom agrees with itself."
-        return "Raise max_pass_rate, or use harder seeds: the model nearly always agrees with itself."
+        if too_easy > len(self.pass_rates) / 2:
+            return "Raise max_pass_rate, or use harder seeds: the model nearly always agrees with itself."
+        return "Raise max_rounds: the batch was filling, too slowly."
 
 
 class Yield:

@@ -70,11 +70,11 @@ class SelfPlayLoader:
         return self
 
     def __next__(self) -> Batch:
-        funnel = Funnel(batch_index=self.batch_index)
+        funnel = Funnel()
         rng = random.Random(f"{self.config.seed}/{self.batch_index}")
         groups = [replace(group, stale=True) for group in self.surplus]
         written, waiting = [], []  # all candidates of this batch, and those not judged yet
-        with self.progress_bar(funnel) as progress:
+        with self.progress_bar() as progress:
             while len(groups) < self.num_groups:
                 self.check_rounds(funnel)
                 progress.update(len(groups) - progress.n)
@@ -241,14 +241,14 @@ class SelfPlayLoader:
             raise RuntimeError(
                 f"{funnel.rounds} rounds of self-instruction (max_rounds) did not fill generation batch "
                 f"{self.batch_index} of {self.num_groups} groups:\n{funnel.describe()}\n"
-                f"{funnel.advice(self.config.min_pass_rate)}"
+                f"{funnel.advice(self.config.min_pass_rate, self.config.max_pass_rate)}"
             )
         funnel.rounds += 1
 
-    def progress_bar(self, funnel: Funnel) -> tqdm:
+    def progress_bar(self) -> tqdm:
         """Return a bar over the groups of this batch, on the first process."""
         hidden = self.config.disable_tqdm or self.sampler.rank != 0
-        name = f"Self-play, generation batch {funnel.batch_index + 1}"
+        name = f"Self-play, generation batch {self.batch_index + 1}"
         return tqdm(total=self.num_groups, desc=name, unit="group", leave=False, disable=hidden)
 
     def state_dict(self) -> dict:

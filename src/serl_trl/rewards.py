@@ -57,7 +57,9 @@ def accuracy_reward(completions: Sequence, answer: Sequence[str | None] | None =
 
 def is_correct(completion: str, true_answer: str) -> bool:
     """Return whether the completion's answer equals the true one; see [`accuracy_reward`]."""
-    gold = parse_answer(true_answer) or parse_answer(f"\\boxed{{{true_answer}}}")
+    # Bare LaTeX such as `2\\sqrt{3}` must be boxed to be read whole; GSM8K writes the answer after `####`.
+    boxed = true_answer if "\\boxed" in true_answer else f"\\boxed{{{true_answer.rpartition('####')[2].strip()}}}"
+    gold = parse_answer(boxed) or parse_answer(true_answer)
     if gold is None:
         raise ValueError(f"No answer can be read in {true_answer!r}. Write it as a number or as \\boxed{{...}}.")
     given = parse_answer(completion)

@@ -18,15 +18,15 @@ INSTRUCTION_COLUMNS = ("prompt", "problem", "question", "instruction")
 _READERS = {}  # file extension -> function from the path to its rows
 
 
-def load_seeds(source: str | os.PathLike | Dataset, column: str | None = None) -> Dataset:
+def load_seeds(source: str | os.PathLike | Dataset | list[str], column: str | None = None) -> Dataset:
     """Load seed instructions, with their true answers where there are any.
 
     Rows whose instruction is not text, is empty, or stood before are left out, counted and reported in one warning.
 
     Args:
-        source (`str`, `PathLike` or [`~datasets.Dataset`]):
+        source (`str`, `PathLike`, [`~datasets.Dataset`] or `list[str]`):
             A local file (.jsonl, .json, .csv, .parquet, or .txt with one instruction a line), the name of a dataset
-            on the Hub (its `train` split is read), or a dataset.
+            on the Hub (its `train` split is read), a dataset, or a list of instructions.
         column (`str`, *optional*):
             The column of the instructions. By default the first of `prompt`, `problem`, `question` and `instruction`.
 
@@ -40,8 +40,17 @@ def load_seeds(source: str | os.PathLike | Dataset, column: str | None = None) -
             If the file is missing, empty, broken (with the line's number) or of an unknown extension, if no column
             fits (the columns are listed), or if no instruction is left.
     """
-    name = "the dataset" if isinstance(source, Dataset) else str(source)
-    rows = source.to_list() if isinstance(source, Dataset) else _read_rows(str(source))
+    name = str(source) if isinstance(source, (str, os.PathLike)) else "the dataset"
+    if isinstance(source, Dataset):
+        rows = source.to_list()
+    elif isinstance(source, list):
+        rows = [{"instruction": text} for text in source]
+    elif isinstance(source, (str, os.PathLike)):
+        rows = _read_rows(str(source))
+    else:
+        raise ValueError(
+            f"Seeds can't be read from a {type(source).__name__}. Pass a Dataset, e.g. one of its splits."
+        )
     if not rows:
         raise ValueError(f"{name} is empty. Give it one instruction a row.")
     column = _find_column(rows, column, name)
@@ -65,7 +74,7 @@ def load_seeds(source: str | os.PathLike | Dataset, column: str | None = None) -
         raise ValueError(f"{name} has no instruction in its column {column!r}. Give it one text a row.")
     columns = {"instruction": [seed["instruction"] for seed in seeds]}
     if any("answer" in row for row in rows):
-        columns["answer"] = [None if seed["answer"] in (None, "") else str(seed["answer"]) for seed in seeds]
+        columns["answer"] = [_as_answer(seed["answer"]) for seed in seeds]
     return Dataset.from_dict(columns)
 
 
@@ -95,13 +104,22 @@ def _as_text(value) -> str | None:
     return value
 
 
+def _as_answer(value) -> str | None:
+    return None if value is None else str(value).strip() or None
+
+
 def _read_rows(source: str) -> list[dict]:
     path = Path(source)
     extension = path.suffix.lower()
     if not path.exists() and (extension in _READERS or source.startswith((".", "/", "~")) or source.count("/") > 1):
         raise ValueError(f"There is no file {source!r}. Check the path of the seeds.")
     if not path.exists():
-        return load_dataset(source, split="train").to_list()
+        try:
+            return load_dataset(source, split="train").to_list()
+        except Exception as error:  # whatever the Hub, the network or the dataset's own files may bring
+            raise ValueError(
+                f"{source!r} is no file here, and can't be loaded from the Hub ({type(error).__name__}: {error})."
+            ) from error
     if extension not in _READERS or not path.is_file():
         raise ValueError(f"Seeds can't be read from {source!r}. Use a file that ends in {', '.join(_READERS)}.")
     if path.stat().st_size == 0:
@@ -110,6 +128,8 @@ def _read_rows(source: str) -> list[dict]:
         return _READERS[extension](path)
     except UnicodeDecodeError as error:
         raise ValueError(f"{source} is not UTF-8 ({error}). Save it as UTF-8.") from error
+    except (csv.Error, RecursionError) as error:
+        raise ValueError(f"{source} can't be read ({error}). Check that it is what its name says.") from error
 
 
 def _read_jsonl(path: Path) -> list[dict]:

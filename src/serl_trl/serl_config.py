@@ -151,10 +151,21 @@ class SeRLConfig(GRPOConfig):
                     f"{name} is {value}, which biases the importance ratio of the rollouts (TRL#6789). Leave it at "
                     f"{neutral}; for self-instruction set instruction_temperature and instruction_top_p."
                 )
-        for name in {"seed", "n", "top_p", "top_k", "min_p"} & set(self.generation_kwargs or {}):
+        own = {
+            "seed",
+            "n",
+            "temperature",
+            "top_p",
+            "top_k",
+            "min_p",
+            "presence_penalty",
+            "max_tokens",
+            "max_new_tokens",
+        }
+        for name in sorted(own & set(self.generation_kwargs or {})):
             raise ValueError(
-                f"generation_kwargs sets {name!r}, which would make the completions of a group equal or biased. "
-                "Remove it."
+                f"generation_kwargs sets {name!r}: a group's completions would be equal or biased, or a setting of this "
+                "configuration silently overridden. Remove it."
             )
 
     def _check_self_play(self):
@@ -184,6 +195,7 @@ class SeRLConfig(GRPOConfig):
             "instruction_presence_penalty": (-2.0, 2.0),
             "instruction_requests": (1, float("inf")),
             "max_instruction_length": (1, float("inf")),
+            "max_kept_instructions": (0, float("inf")),
             "max_rounds": (1, float("inf")),
             "min_words": (1, self.max_words),
         }

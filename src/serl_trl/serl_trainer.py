@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable
 
 import torch
-from accelerate.logging import get_logger
+from accelerate.utils import gather_object
 from datasets import Dataset
 from transformers import (
     AutoTokenizer,
@@ -27,9 +27,6 @@ from .seeds import load_seeds
 from .self_instruction.prompt import answer_prompt, load_template
 from .serl_config import SeRLConfig
 from .types import Group
-
-
-logger = get_logger(__name__)
 
 
 class SeRLTrainer(GRPOTrainer):
@@ -90,6 +87,8 @@ class SeRLTrainer(GRPOTrainer):
     ):
         if not isinstance(args, SeRLConfig):
             raise ValueError(f"args must be a SeRLConfig, got {type(args).__name__}.")
+        if checks.last_checkpoint(args.output_dir) is None:
+            checks.resolve_checkpoint(None, args)  # whether to resume is said to `train`, but here nothing could be
         seeds = list(load_seeds(train_dataset)["instruction"])
         model_config = checks.load_model_config(model, args)
         checks.check_weights(model, model_config, quantization_config, peft_config, args)
@@ -218,20 +217,17 @@ class SeRLTrainer(GRPOTrainer):
             mid_cycle = self._step % (self.args.steps_per_generation * self.num_iterations) != 0
             rollouts = self._buffered_inputs if mid_cycle else None
             save_rollouts(folder, self.accelerator.process_index, self._step, self._schedule, rollouts)
+            self.accelerator.wait_for_everyone()  # the checkpoint counts as complete only with all rollouts
         super()._save_checkpoint(model, trial)
 
     def _load_optimizer_and_scheduler(self, checkpoint):
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None:
             return
-        state = load_loader_state(checkpoint)
-        if state is None:
-            logger.warning(f"{checkpoint!r} holds no state of self-play: the pool starts from the seeds alone.")
-            return
-        self.loader.load_state_dict(state)
-        self._step, self._buffered_inputs = load_rollouts(
-            checkpoint, self.accelerator.process_index, self._schedule, self.accelerator.device
-        )
+        self.loader.load_state_dict(load_loader_state(checkpoint))
+        rollouts = load_rollouts(checkpoint, self.accelerator.process_index, self._schedule, self.accelerator.device)
+        if all(gather_object([rollouts is not None])):  # one process can't train its rollouts while another samples
+            self._step, self._buffered_inputs = rollouts
 
     @property
     def _schedule(self) -> dict[str, int]:

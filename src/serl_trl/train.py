@@ -29,6 +29,7 @@ def main(script_args, training_args, model_args):
     """Run the whole job: seeds, model, trainer, train, save, push."""
     from transformers import ProgressCallback
 
+    from .checks import last_checkpoint
     from .summary import StepLines, summarize
 
     try:
@@ -43,9 +44,10 @@ def main(script_args, training_args, model_args):
     try:
         result = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     except KeyboardInterrupt:
+        last = last_checkpoint(training_args.output_dir)
+        advice = f"Add --resume_from_checkpoint true to go on from {last}." if last else "It had no checkpoint yet."
         trainer.accelerator.print(
-            f"\nInterrupted after {trainer.state.global_step} steps. The ledger and the checkpoints in "
-            f"{training_args.output_dir} are kept; add --resume_from_checkpoint true to go on from the last one."
+            f"\nInterrupted after {trainer.state.global_step} steps. The ledger is in {training_args.output_dir}. {advice}"
         )
         sys.exit(130)
 
@@ -63,6 +65,7 @@ def main(script_args, training_args, model_args):
 
 def make_trainer(script_args, training_args, model_args):
     """Return the trainer; raise `ValueError` if seeds, model and settings don't go together."""
+    from transformers.utils import is_peft_available
     from trl import get_peft_config, get_quantization_config
 
     from .checks import resolve_checkpoint
@@ -83,6 +86,9 @@ def make_trainer(script_args, training_args, model_args):
         "dtype": model_args.dtype,
         **(training_args.model_init_kwargs or {}),
     }
+
+    if model_args.use_peft and not is_peft_available():
+        raise ValueError("use_peft is True, but PEFT is not installed. Run `pip install 'serl-trl[peft]'`.")
 
     # Trainer
     trainer = SeRLTrainer(

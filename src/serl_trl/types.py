@@ -78,7 +78,7 @@ class Candidate:
         pseudo_label, pass_rate: As in `Vote`; `None` if not admitted.
         fate (`str | None`):
             `"trained"`, `"surplus"` (waits for the next generation batch), `"expired"`, `"out_of_band"`,
-            `"no_pseudo_label"`, or `"empty_completion"`; `None` if not admitted.
+            `"no_pseudo_label"`, or `"empty_completion"`; `None` if not admitted, or undecided because the run stopped.
         trained_step (`int | None`): Optimizer steps done when its group was handed to the trainer.
     """
 
