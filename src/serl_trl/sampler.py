@@ -152,8 +152,8 @@ class ScriptedSampler:
 def engine_for_device(args) -> Iterator[None]:
     """Let TRL start vLLM on the CPU in float32, like the trainer, and without compiling.
 
-    TRL hands neither setting on. Measured on 2 AVX2 cores with SmolLM2-135M (docs/runs.md): 112 tokens/s instead of 31
-    in the bfloat16 that vLLM takes by itself, and 8 s to start instead of 130 s.
+    TRL hands neither setting on. Sampling is 4 times and starting 7 times faster than as vLLM does by itself on a CPU
+    without bfloat16 arithmetic (benchmarks/vllm_cpu.py, docs/runs.md).
     """
     if not (args.use_vllm and args.vllm_mode == "colocate" and args.device.type == "cpu"):
         yield
