@@ -1,4 +1,7 @@
 import pytest
+from conftest import TINY_MODEL
+from datasets import Dataset
+from trl import GRPOConfig, GRPOTrainer
 
 from serl_trl import accuracy_reward, majority_vote_reward
 
@@ -44,6 +47,34 @@ def test_accuracy(completion, answer, reward):
 
 def test_accuracy_without_answers_is_left_out():
     assert accuracy_reward(["5", "4"]) == [None, None]
+
+
+def test_both_rewards_work_in_a_plain_grpo_trainer(tmp_path):
+    questions = ["what is 2 plus 3 ?", "what is 9 minus 4 ?"]
+    prompts = [[{"role": "user", "content": question}] for question in questions]
+    config = GRPOConfig(
+        str(tmp_path),
+        use_cpu=True,
+        bf16=False,
+        max_steps=1,
+        logging_steps=1,
+        num_generations=4,
+        per_device_train_batch_size=8,
+        max_completion_length=8,
+        report_to="none",
+        save_strategy="no",
+        disable_tqdm=True,
+    )
+    trainer = GRPOTrainer(
+        str(TINY_MODEL),
+        reward_funcs=[majority_vote_reward, accuracy_reward],
+        args=config,
+        train_dataset=Dataset.from_dict({"prompt": prompts, "answer": ["5", "5"]}),
+    )
+    trainer.train()
+    logged = trainer.state.log_history[0]
+    assert 0.25 <= logged["rewards/majority_vote_reward/mean"] <= 1.0
+    assert 0.0 <= logged["rewards/accuracy_reward/mean"] <= 1.0
 
 
 def test_an_unreadable_true_answer_is_an_error():

@@ -24,7 +24,7 @@ def is_complete(checkpoint: str | os.PathLike) -> bool:
 
 def last_checkpoint(output_dir: str | os.PathLike) -> str | None:
     """Return the latest complete checkpoint of a run; an interrupted save leaves an incomplete one."""
-    complete = [path for path in Path(output_dir).glob("checkpoint-*") if is_complete(path)]
+    complete = [path for path in Path(output_dir).glob("checkpoint-[0-9]*") if is_complete(path)]
     return str(max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default="")) or None
 
 
@@ -113,7 +113,7 @@ def context_length(config: PretrainedConfig, args: SeRLConfig) -> int:
 def control_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """Return the texts that the tokenizer reads as control tokens, such as `<|im_end|>`."""
     added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
-    return sorted({*added, *tokenizer.all_special_tokens})
+    return sorted({*added, *tokenizer.all_special_tokens} - {""})
 
 
 def drop_control_tokens(seeds: list[str], tokens: list[str]) -> list[str]:
