@@ -274,6 +274,20 @@ def test_bad_input_is_refused_before_the_model_is_loaded(tmp_path, seeds, settin
     assert not output_dir.exists()
 
 
+def test_a_model_without_a_system_role_says_how_to_leave_it_out(tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(TINY_MODEL)
+    refusal = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
+    tokenizer.chat_template = refusal + tokenizer.chat_template
+    config = tiny_config(tmp_path / "run", prompt_template="math")
+    with pytest.raises(ValueError, match="refuses the prompt .no system role.*whose `system` is empty"):
+        SeRLTrainer(folder_without_weights(tmp_path), config, tiny_seeds(), processing_class=tokenizer)
+
+
+def test_a_model_that_is_not_there_is_one_sentence(tmp_path):
+    with pytest.raises(ValueError, match="The model '/no/such/model' is neither a folder here nor"):
+        SeRLTrainer("/no/such/model", tiny_config(tmp_path / "run"), tiny_seeds())
+
+
 def test_an_adapter_on_16_bit_weights_is_refused_with_vllm(tmp_path):
     pytest.importorskip("vllm")
     from peft import LoraConfig

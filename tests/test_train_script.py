@@ -114,6 +114,12 @@ def test_recipes_hold_known_settings_only(recipe, tmp_path, monkeypatch):
         assert training_args.bf16 and model_args.model_name_or_path
 
 
+def test_a_missing_recipe_is_one_sentence():
+    result = run(sys.executable, "-m", "serl_trl.train", "--config", "nowhere.yaml", "--seeds", "x.jsonl")
+    assert result.returncode == 1 and "Traceback" not in result.stderr
+    assert "error: [Errno 2] No such file or directory: 'nowhere.yaml'" in result.stderr
+
+
 def test_help_and_the_console_script():
     script = Path(sys.executable).parent / "serl-trl"
     result = run(str(script), "train", "--help")

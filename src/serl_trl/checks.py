@@ -158,4 +158,11 @@ def load_model_config(model, args: SeRLConfig) -> PretrainedConfig:
     if not isinstance(model, str):
         return model.config
     kwargs = args.model_init_kwargs or {}
-    return AutoConfig.from_pretrained(model, revision=kwargs.get("revision"), trust_remote_code=args.trust_remote_code)
+    try:
+        revision = kwargs.get("revision")
+        return AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=args.trust_remote_code)
+    except OSError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"The model {model!r} is neither a folder here nor to be had from the Hub: {reason}"
+        ) from error

@@ -113,9 +113,11 @@ def make_parser(prog: str | None = None):
 
 def run(arguments: list[str] | None = None, prog: str | None = None) -> None:
     """Parse the arguments (`sys.argv` by default) and train; bad input ends in one sentence, not in a traceback."""
+    from yaml import YAMLError
+
     try:
         parsed = make_parser(prog).parse_args_and_config(arguments)
-    except ValueError as error:
+    except (OSError, ValueError, YAMLError) as error:
         sys.exit(f"error: {error}")
     main(*parsed)
 
