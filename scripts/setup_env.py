@@ -30,7 +30,7 @@ def pip(*arguments: str) -> None:
 
 
 def make_environment() -> None:
-    venv.create(VENV, with_pip=True)
+    venv.create(VENV, with_pip=True, symlinks=True)  # as `python -m venv`, whose environments it then takes over too
     pip("--upgrade", "pip")
 
 
