@@ -60,8 +60,8 @@ def writing_example(rng: random.Random) -> tuple[str, str]:
     return f"<user> questions <assistant> {begun}", numbered(questions[examples:], examples + 1).split(" ", 1)[1]
 
 
-def answering_example(rng: random.Random) -> tuple[str, str]:
-    first, word, second = rng.choice(PAIRS)
+def answering_example(first: int, word: str, second: int) -> tuple[str, str]:
+    """A conversation up to a question, and its right answer."""
     result = first + second if word == "plus" else first - second
     return f"<user> {question(first, word, second)} <assistant>", f"the answer is {result}"
 
@@ -83,11 +83,7 @@ def encode_batch(tokenizer, examples: list[tuple[str, str]]) -> dict[str, torch.
 @torch.no_grad()
 def pass_at_1(model, tokenizer) -> float:
     """Mean probability of the right answer over all 200 questions: pass@1 at temperature 1."""
-    examples = []
-    for first, word, second in PAIRS:
-        result = first + second if word == "plus" else first - second
-        examples.append((f"<user> {question(first, word, second)} <assistant>", f"the answer is {result}"))
-    batch = encode_batch(tokenizer, examples)
+    batch = encode_batch(tokenizer, [answering_example(*pair) for pair in PAIRS])
     logps = model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1].log_softmax(-1)
     labels = batch["labels"][:, 1:]
     token_logps = logps.gather(-1, labels.clamp(min=0)[..., None])[..., 0]
@@ -119,8 +115,10 @@ def main() -> None:
     model = LlamaForCausalLM(config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
     for step in range(1, 10_001):
-        make = writing_example if step % 4 == 0 else answering_example  # lists are longer and easier
-        examples = [make(rng) for _ in range(32 if step % 4 == 0 else 128)]
+        if step % 4 == 0:  # lists are longer and easier
+            examples = [writing_example(rng) for _ in range(32)]
+        else:
+            examples = [answering_example(*rng.choice(PAIRS)) for _ in range(128)]
         loss = model(**encode_batch(tokenizer, examples)).loss
         optimizer.zero_grad()
         loss.backward()

@@ -4,6 +4,7 @@ import random
 import sys
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset
 
@@ -21,35 +22,43 @@ def tiny_seeds(count: int = 50) -> Dataset:
     return Dataset.from_dict({"instruction": [question(*pair) for pair in random.Random(1).sample(PAIRS, count)]})
 
 
+# Settings that train the tiny model in seconds: 2 groups of 4 completions a generation batch.
+TINY_SETTINGS = {
+    "use_cpu": True,
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "use_vllm": False,
+    "report_to": "none",
+    "disable_tqdm": True,
+    "save_strategy": "no",
+    "logging_steps": 1,
+    "learning_rate": 1e-3,
+    "lr_scheduler_type": "constant",
+    "warmup_steps": 0,
+    "max_steps": 3,
+    "num_generations": 4,
+    "per_device_train_batch_size": 4,
+    "gradient_accumulation_steps": 2,
+    "max_completion_length": 8,
+    "max_instruction_length": 40,
+    "instruction_requests": 2,
+    "prompt_template": str(TINY_TEMPLATE),
+    # Questions of the tiny world differ in few words: only the same ones are too similar.
+    "diversity_threshold": 0.99,
+}
+
+
 def tiny_config(output_dir, **changes):
-    """Return settings that train the tiny model in seconds: 2 groups of 4 completions a generation batch."""
+    """Return the tiny settings with changes."""
     from serl_trl import SeRLConfig
 
-    settings = {
-        "output_dir": str(output_dir),
-        "use_cpu": True,
-        "bf16": False,
-        "gradient_checkpointing": False,
-        "use_vllm": False,
-        "report_to": "none",
-        "disable_tqdm": True,
-        "save_strategy": "no",
-        "logging_steps": 1,
-        "learning_rate": 1e-3,
-        "lr_scheduler_type": "constant",
-        "warmup_steps": 0,
-        "max_steps": 3,
-        "num_generations": 4,
-        "per_device_train_batch_size": 4,
-        "gradient_accumulation_steps": 2,
-        "max_completion_length": 8,
-        "max_instruction_length": 40,
-        "instruction_requests": 2,
-        "prompt_template": str(TINY_TEMPLATE),
-        # Questions of the tiny world differ in few words: only the same ones are too similar.
-        "diversity_threshold": 0.99,
-    }
-    return SeRLConfig(**settings | changes)
+    return SeRLConfig(str(output_dir), **TINY_SETTINGS | changes)
+
+
+def ledger_rows(output_dir) -> list[dict]:
+    """Return the rows of a run's ledger, in order."""
+    files = sorted((Path(output_dir) / "_ledger").glob("*.parquet"))
+    return [row for path in files for row in pq.read_table(path).to_pylist()]
 
 
 def weights(model) -> list:

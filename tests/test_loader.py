@@ -3,9 +3,8 @@
 import json
 import random
 
-import pyarrow.parquet as pq
 import pytest
-from conftest import tiny_config
+from conftest import ledger_rows, tiny_config
 
 from serl_trl.ledger import Ledger
 from serl_trl.loader import SelfPlayLoader
@@ -42,12 +41,6 @@ def make_loader(tmp_path, script, max_words=1000, **changes):
     sampler = ScriptedSampler(script, max_words)
     config = tiny_config(tmp_path, **{"diversity_threshold": 0.7} | changes)
     return SelfPlayLoader(config, SEEDS, sampler, Ledger(tmp_path), max_tokens=10_000, control_tokens=["<end>"])
-
-
-def ledger_rows(tmp_path) -> list[dict]:
-    return [
-        row for path in sorted((tmp_path / "_ledger").glob("*.parquet")) for row in pq.read_table(path).to_pylist()
-    ]
 
 
 def test_a_batch_holds_whole_groups_with_their_votes(tmp_path):

@@ -4,10 +4,9 @@ import json
 import logging
 import shutil
 
-import pyarrow.parquet as pq
 import pytest
 import torch
-from conftest import TINY_MODEL, tiny_config, tiny_seeds, weights
+from conftest import TINY_MODEL, ledger_rows, tiny_config, tiny_seeds, weights
 
 from serl_trl import SeRLTrainer
 from serl_trl.checkpoint import load_rollouts, save_rollouts
@@ -27,17 +26,15 @@ SCHEDULE = {
 }
 
 
-def ledger(output_dir) -> list[dict]:
-    return [row for path in sorted((output_dir / "_ledger").iterdir()) for row in pq.read_table(path).to_pylist()]
-
-
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory):
     output_dir = tmp_path_factory.mktemp("whole")
     trainer = SeRLTrainer(str(TINY_MODEL), tiny_config(output_dir, **SCHEDULE), tiny_seeds())
     trainer.train()
     # Surplus crosses the checkpoints: some groups are trained later than they were sampled.
-    assert any(row["trained_step"] is not None and row["trained_step"] > row["step"] for row in ledger(output_dir))
+    assert any(
+        row["trained_step"] is not None and row["trained_step"] > row["step"] for row in ledger_rows(output_dir)
+    )
     return output_dir, weights(trainer.model)
 
 
@@ -53,7 +50,7 @@ def test_resumed_runs_end_with_the_same_bits_and_the_same_ledger(whole_run, tmp_
     trainer = SeRLTrainer(str(TINY_MODEL), tiny_config(tmp_path, **SCHEDULE), tiny_seeds())
     trainer.train(resume_from_checkpoint=True)
     assert all(torch.equal(old, new) for old, new in zip(final_weights, weights(trainer.model), strict=True))
-    assert ledger(tmp_path) == ledger(output_dir)
+    assert ledger_rows(tmp_path) == ledger_rows(output_dir)
 
 
 def test_checkpoints_hold_no_pickle_of_ours(whole_run):

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import TINY_MODEL, tiny_config, tiny_seeds, weights
+from conftest import TINY_MODEL, ledger_rows, tiny_config, tiny_seeds, weights
 from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
@@ -76,10 +76,8 @@ def test_rollouts_come_from_the_present_weights_and_are_sampled_once(tmp_path, s
         return completions
 
     def recording_score(inputs):
-        surplus = list(trainer.loader.surplus)
-        output = score(trainer, inputs)
-        handed_over.append((surplus, output))
-        return output
+        handed_over.append(score(trainer, inputs))
+        return handed_over[-1]
 
     model.generate, trainer.loader.sampler.sample = recording_generate, recording_sample
     trainer._generate_and_score_completions = recording_score
@@ -94,14 +92,8 @@ def test_rollouts_come_from_the_present_weights_and_are_sampled_once(tmp_path, s
     assert len(handed_over) == math.ceil(steps / cycle)
     # What is trained is what was voted on.
     trained = trainer.loader.batch_index * trainer.args.generation_batch_size
-    rows = [row for row in _ledger(tmp_path) if row["fate"] == "trained"]
+    rows = [row for row in ledger_rows(tmp_path) if row["fate"] == "trained"]
     assert sum(len(row["votes"]) for row in rows) == trained
-
-
-def _ledger(output_dir) -> list[dict]:
-    import pyarrow.parquet as pq
-
-    return [row for path in sorted((output_dir / "_ledger").iterdir()) for row in pq.read_table(path).to_pylist()]
 
 
 def test_trained_tokens_rewards_and_votes_belong_together(tmp_path):
@@ -308,7 +300,7 @@ def test_a_tokenizer_without_a_chat_template_is_refused(tmp_path):
 
 def test_a_folder_with_another_run_is_refused(tmp_path):
     SeRLTrainer(str(TINY_MODEL), tiny_config(tmp_path, max_steps=1), tiny_seeds()).train()
-    rows = _ledger(tmp_path)
+    rows = ledger_rows(tmp_path)
     with pytest.raises(ValueError, match="holds the ledger of another run"):
         SeRLTrainer(str(TINY_MODEL), tiny_config(tmp_path, max_steps=1), tiny_seeds()).train()
-    assert _ledger(tmp_path) == rows
+    assert ledger_rows(tmp_path) == rows

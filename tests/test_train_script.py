@@ -11,30 +11,13 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 import yaml
-from conftest import ROOT, TINY_MODEL, TINY_TEMPLATE, tiny_seeds
+from conftest import ROOT, TINY_MODEL, TINY_SETTINGS, tiny_seeds
 from datasets import load_dataset
 
 from serl_trl.checks import last_checkpoint
 
 
-TINY = {
-    "model_name_or_path": str(TINY_MODEL),
-    "prompt_template": str(TINY_TEMPLATE),
-    "use_cpu": True,
-    "bf16": False,
-    "gradient_checkpointing": False,
-    "use_vllm": False,
-    "report_to": "none",
-    "max_steps": 2,
-    "logging_steps": 1,
-    "num_generations": 4,
-    "per_device_train_batch_size": 4,
-    "gradient_accumulation_steps": 2,
-    "max_completion_length": 8,
-    "max_instruction_length": 40,
-    "diversity_threshold": 0.99,
-    "save_strategy": "no",
-}
+TINY = TINY_SETTINGS | {"model_name_or_path": str(TINY_MODEL), "max_steps": 2, "disable_tqdm": False}
 
 
 def run(*command, **environment) -> subprocess.CompletedProcess:

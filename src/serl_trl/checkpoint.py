@@ -9,6 +9,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from .files import written_whole
+
 
 logger = logging.getLogger(__name__)
 
@@ -23,11 +25,8 @@ torch.serialization.register_package(
 
 def save_loader_state(checkpoint: str | os.PathLike, state: dict) -> None:
     """Write the loader's state, equal on all processes, as JSON; the file appears whole or not at all."""
-    path = Path(checkpoint) / STATE_FILE
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".unfinished")
-    unfinished.write_text(json.dumps(state), encoding="utf-8")
-    os.replace(unfinished, path)
+    with written_whole(Path(checkpoint) / STATE_FILE) as path:
+        path.write_text(json.dumps(state), encoding="utf-8")
 
 
 def load_loader_state(checkpoint: str | os.PathLike) -> dict:
@@ -58,11 +57,8 @@ def save_rollouts(
         if tensor is not None
     }
     metadata = {"micro_step": str(micro_step), "slices": str(len(slices or [])), "schedule": json.dumps(schedule)}
-    path = _rollouts_path(checkpoint, rank)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".unfinished")
-    save_file(tensors, unfinished, metadata=metadata)
-    os.replace(unfinished, path)
+    with written_whole(_rollouts_path(checkpoint, rank)) as path:
+        save_file(tensors, path, metadata=metadata)
 
 
 def load_rollouts(

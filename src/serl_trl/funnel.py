@@ -56,6 +56,7 @@ class Funnel:
 
     def reject(self, candidate: Candidate, reason: str) -> None:
         """Mark a candidate as rejected."""
+        assert reason in REASONS, reason  # else it would be counted and never logged
         candidate.verdict, candidate.reason = "rejected", reason
         self.rejected[reason] += 1
 

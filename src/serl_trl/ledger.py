@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from .files import written_whole
 from .types import Candidate
 
 
@@ -53,11 +54,9 @@ class Ledger:
         """Write the rows of generation batch `batch`, in place of what it held; no file for no rows."""
         if not self.is_writer or not candidates:
             return
-        self.folder.mkdir(parents=True, exist_ok=True)
         table = pa.Table.from_pylist([asdict(candidate) for candidate in candidates], schema=_SCHEMA)
-        unfinished = self._path(batch).with_suffix(".unfinished")
-        pq.write_table(table, unfinished)
-        os.replace(unfinished, self._path(batch))
+        with written_whole(self._path(batch)) as path:
+            pq.write_table(table, path)
 
     def resume(self, next_batch: int) -> list[Candidate]:
         """Drop what an interrupted run wrote after its checkpoint, and return the rows of the batch before."""

@@ -1,1 +1,1 @@
-"""Self-instruction: from the instructions at hand to new, sound and different ones (SeRL, self-instruction)."""
+"""Self-instruction: from the instructions at hand to new, sound and different ones."""

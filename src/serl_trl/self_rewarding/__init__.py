@@ -1,1 +1,1 @@
-"""Self-rewarding: from completions to answers, votes and a difficulty (SeRL, self-rewarding)."""
+"""Self-rewarding: from completions to answers, votes and a difficulty."""
