@@ -3,12 +3,16 @@
 from collections.abc import Sequence
 from itertools import groupby
 
-from .self_rewarding.answers import answers_equal, parse_answer
+from .self_rewarding.answers import answers_equal, parse_answer, parse_true_answer
 from .self_rewarding.voting import majority_vote
 
 
 def majority_vote_reward(
-    prompts: Sequence, completions: Sequence, vote_reward: Sequence[float] | None = None, **kwargs
+    prompts: Sequence,
+    completions: Sequence,
+    vote_reward: Sequence[float] | None = None,
+    answer_format: Sequence[str] | None = None,
+    **kwargs,
 ) -> list[float]:
     """Reward each completion for agreeing with the majority of its group.
 
@@ -20,6 +24,8 @@ def majority_vote_reward(
         prompts (`Sequence`): Shape (n,), conversations or texts.
         completions (`Sequence`): Shape (n,), conversations (one assistant message each) or texts.
         vote_reward (`Sequence[float]`, *optional*): Shape (n,), rewards already known.
+        answer_format (`Sequence[str]`, *optional*):
+            Shape (n,), the format of each row's answer (see [`parse_answer`]); by default `"math"`.
 
     Returns:
         `list[float]`: Shape (n,), 1.0 or 0.0. Source: SeRL, self-rewarding.
@@ -27,17 +33,25 @@ def majority_vote_reward(
     if vote_reward is not None:
         return list(vote_reward)
     rewards: list[float] = []
-    for _, group in groupby(zip(prompts, completions, strict=True), key=lambda pair: pair[0]):
-        rewards += majority_vote([_text(completion) for _, completion in group]).rewards
+    formats = answer_format or ["math"] * len(prompts)
+    rows = zip(prompts, formats, completions, strict=True)
+    for (_, group_format), group in groupby(rows, key=lambda row: row[:2]):
+        rewards += majority_vote([_text(row[2]) for row in group], answer_format=group_format).rewards
     return rewards
 
 
-def accuracy_reward(completions: Sequence, answer: Sequence[str | None] | None = None, **kwargs) -> list[float | None]:
+def accuracy_reward(
+    completions: Sequence,
+    answer: Sequence[str | None] | None = None,
+    answer_format: Sequence[str] | None = None,
+    **kwargs,
+) -> list[float | None]:
     """Reward each completion for agreeing with the true answer.
 
     Args:
         completions (`Sequence`): Shape (n,), conversations (one assistant message each) or texts.
         answer (`Sequence[str | None]`, *optional*): Shape (n,), true answers, e.g. `"5"` or `"So it is \\boxed{5}."`.
+        answer_format (`Sequence[str]`, *optional*): As in [`majority_vote_reward`].
 
     Returns:
         `list[float | None]`:
@@ -49,21 +63,17 @@ def accuracy_reward(completions: Sequence, answer: Sequence[str | None] | None =
     """
     if answer is None:
         return [None] * len(completions)
+    formats = answer_format or ["math"] * len(completions)
     return [
-        None if true_answer is None else float(is_correct(_text(completion), true_answer))
-        for completion, true_answer in zip(completions, answer, strict=True)
+        None if true_answer is None else float(is_correct(_text(completion), true_answer, row_format))
+        for completion, true_answer, row_format in zip(completions, answer, formats, strict=True)
     ]
 
 
-def is_correct(completion: str, true_answer: str) -> bool:
+def is_correct(completion: str, true_answer: str, answer_format: str = "math") -> bool:
     """Return whether the completion's answer equals the true one; see [`accuracy_reward`]."""
-    # Bare LaTeX such as `2\\sqrt{3}` must be boxed to be read whole; GSM8K writes the answer after `####`.
-    boxed = true_answer if "\\boxed" in true_answer else f"\\boxed{{{true_answer.rpartition('####')[2].strip()}}}"
-    gold = parse_answer(boxed) or parse_answer(true_answer)
-    if gold is None:
-        raise ValueError(f"No answer can be read in {true_answer!r}. Write it as a number or as \\boxed{{...}}.")
-    given = parse_answer(completion)
-    return given is not None and answers_equal(gold, given)
+    label, given = parse_true_answer(true_answer, answer_format), parse_answer(completion, answer_format)
+    return given is not None and answers_equal(label, given)
 
 
 def self_play_reward(
@@ -71,12 +81,13 @@ def self_play_reward(
     completions: Sequence,
     vote_reward: Sequence[float] | None = None,
     answer: Sequence[str] | None = None,
+    answer_format: Sequence[str] | None = None,
     **kwargs,
 ) -> list[float | None]:
     """Reward by the vote in training and by the true answer in evaluation: the default of [`SeRLTrainer`]."""
     if vote_reward is not None:
         return majority_vote_reward(prompts, completions, vote_reward)
-    return accuracy_reward(completions, answer)
+    return accuracy_reward(completions, answer, answer_format)
 
 
 def _text(completion) -> str:

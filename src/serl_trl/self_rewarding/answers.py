@@ -1,5 +1,11 @@
-"""The one guarded door to math-verify: read the answer of a completion, and say whether two answers are equal."""
+"""Read the answer of a completion, and say whether two answers are equal; the one guarded door to math-verify.
 
+To add a format of answers, write a function from a completion to an [`Answer`] or `None` and name it in `PARSERS` at the
+end of this file: vote, reward and evaluation all read answers here. Where a format needs its own prompts, add
+`templates/NAME.yaml` under the same name.
+"""
+
+import re
 import threading
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -14,10 +20,13 @@ _LARGEST_EXPONENT = 10_000  # beyond, numbers have thousands of digits and are c
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer as it was written, e.g. `"\\frac{1}{2}"`, and the expressions that math-verify reads in it."""
+    """An answer as it was written, e.g. `"\\frac{1}{2}"`, and the expressions that math-verify reads in it.
+
+    Without expressions, answers are equal where their texts are.
+    """
 
     text: str
-    expressions: tuple = field(compare=False)  # matrices of sympy have no hash
+    expressions: tuple = field(default=(), compare=False)  # matrices of sympy have no hash
 
 
 def _timeout() -> int | None:
@@ -25,15 +34,41 @@ def _timeout() -> int | None:
     return _TIMEOUT_SECONDS if threading.current_thread() is threading.main_thread() else None
 
 
-@lru_cache(maxsize=4096)
-def parse_answer(completion: str) -> Answer | None:
+def parse_answer(completion: str, answer_format: str = "math") -> Answer | None:
     """Return the final answer of a completion, or `None` if none can be read.
 
     Only the completion is read, never the question: a number of the question is not an answer.
 
     Args:
-        completion (`str`): The completion's text; the last `\\boxed{}` wins over other formulas and numbers.
+        completion (`str`): The completion's text; the last `\\boxed{}` wins over all else.
+        answer_format (`str`, *optional*, defaults to `"math"`):
+            `"math"` for numbers and formulas, read by math-verify, or `"choice"` for one of the letters A to J.
+
+    Raises:
+        ValueError: if there is no such format.
     """
+    if answer_format not in PARSERS:
+        raise ValueError(f"answer_format is {answer_format!r}. Set it to one of {', '.join(PARSERS)}.")
+    return PARSERS[answer_format](completion)
+
+
+def parse_true_answer(true_answer: str, answer_format: str = "math") -> Answer:
+    """Return a true answer as data sets write it: bare, in `\\boxed{}`, or after `####` as in GSM8K.
+
+    Raises:
+        ValueError: if it cannot be read, since every completion would silently be wrong.
+    """
+    # Boxed, since bare LaTeX such as `2\\sqrt{3}` is read in part only.
+    boxed = true_answer if "\\boxed" in true_answer else f"\\boxed{{{true_answer.rpartition('####')[2].strip()}}}"
+    answer = parse_answer(boxed, answer_format) or parse_answer(true_answer, answer_format)
+    if answer is None:
+        form = "a letter from A to J" if answer_format == "choice" else "a number or as \\boxed{...}"
+        raise ValueError(f"No answer can be read in {true_answer!r}. Write it as {form}.")
+    return answer
+
+
+@lru_cache(maxsize=4096)
+def _parse_math(completion: str) -> Answer | None:
     expressions = parse(completion, parsing_timeout=_timeout())
     if not expressions:
         return None
@@ -48,6 +83,8 @@ def answers_equal(first: Answer, second: Answer) -> bool:
     """
     if first.text == second.text:
         return True
+    if not first.expressions or not second.expressions:
+        return False
     if _is_huge(first) or _is_huge(second):
         return any(
             one == other
@@ -80,3 +117,25 @@ def _is_huge_node(node: sympy.Basic) -> bool:
     if isinstance(node, sympy.factorial):
         return node.args[0].is_number and not (node.args[0].is_Integer and int(node.args[0]) <= _LARGEST_EXPONENT)
     return isinstance(node, (sympy.Sum, sympy.Product))
+
+
+# In this order: the last box; the last "answer is (C)" or "Answer: C"; a last line that is a letter and at most a text
+# after it, as in "C" or "(C) seven".
+_CHOICE_BOX = re.compile(r"\\boxed\{(.*?)\}+")
+_CHOICE_SAID = re.compile(r"\b(?i:answer)(?: is)?:?\s*\W*([A-J])\b(?!')")
+_CHOICE_LINE = re.compile(r"\W*([A-J])(?:\W*|[).:]\W.*)")
+_CHOICE_LETTER = re.compile(r"(?:\\text(?:bf)?\{)?\W*([A-Ja-j])(?:\W*|[).:]\W.*)")
+
+
+def _parse_choice(completion: str) -> Answer | None:
+    """Return the letter, A to J, of the option that the completion chooses, as in MMLU-Pro (arXiv 2406.01574)."""
+    if boxes := _CHOICE_BOX.findall(completion):
+        found = _CHOICE_LETTER.fullmatch(boxes[-1])
+    elif said := list(_CHOICE_SAID.finditer(completion)):
+        found = said[-1]
+    else:
+        found = _CHOICE_LINE.fullmatch(completion.strip().rpartition("\n")[2].strip())
+    return Answer(found[1].upper()) if found else None
+
+
+PARSERS = {"math": _parse_math, "choice": _parse_choice}

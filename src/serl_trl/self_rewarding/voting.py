@@ -3,10 +3,12 @@
 from collections.abc import Sequence
 
 from ..types import Vote
-from .answers import Answer, answers_equal, parse_answer
+from .answers import Answer, answers_equal, parse_answer, parse_true_answer
 
 
-def majority_vote(completions: Sequence[str], *, truncated: Sequence[bool] | None = None) -> Vote:
+def majority_vote(
+    completions: Sequence[str], *, truncated: Sequence[bool] | None = None, answer_format: str = "math"
+) -> Vote:
     """Vote over the answers of a group of completions.
 
     Equal answers form a class, found by comparing with the first of each class; the largest class wins, the one that
@@ -16,6 +18,7 @@ def majority_vote(completions: Sequence[str], *, truncated: Sequence[bool] | Non
     Args:
         completions (`Sequence[str]`): Texts of the n completions of one instruction, without the instruction.
         truncated (`Sequence[bool]`, *optional*): Shape (n,), whether each was cut off by the length limit.
+        answer_format (`str`, *optional*, defaults to `"math"`): See [`parse_answer`].
 
     Returns:
         [`Vote`]: With `answers` and `rewards` of shape (n,) and `pass_rate` in [0, 1].
@@ -25,14 +28,54 @@ def majority_vote(completions: Sequence[str], *, truncated: Sequence[bool] | Non
 
     Source: SeRL, self-rewarding. On 125 groups of the published code the rewards are exactly its own.
     """
+    answers = read_answers(completions, truncated, answer_format)
+    majority = max(answer_classes(answers), key=len, default=[])  # the first of the largest
+    if len(majority) < 2:
+        majority = []
+    return Vote(
+        answers=tuple(_text(answer) for answer in answers),
+        rewards=tuple(float(index in majority) for index in range(len(answers))),
+        pseudo_label=answers[majority[0]].text if majority else None,
+        pass_rate=len(majority) / len(answers) if answers else 0.0,
+    )
+
+
+def true_answer_vote(
+    completions: Sequence[str],
+    true_answer: str,
+    *,
+    truncated: Sequence[bool] | None = None,
+    answer_format: str = "math",
+) -> Vote:
+    """Return the vote that the true answer casts alone: reward 1 where a completion gives it, for comparison.
+
+    Arguments, shapes and errors as in [`majority_vote`]; `true_answer` as in [`accuracy_reward`]. A truncated
+    completion gets 0 here too.
+    """
+    label = parse_true_answer(true_answer, answer_format)
+    answers = read_answers(completions, truncated, answer_format)
+    rewards = tuple(float(answer is not None and answers_equal(label, answer)) for answer in answers)
+    return Vote(tuple(_text(answer) for answer in answers), rewards, label.text, sum(rewards) / max(len(rewards), 1))
+
+
+def read_answers(
+    completions: Sequence[str], truncated: Sequence[bool] | None = None, answer_format: str = "math"
+) -> list[Answer | None]:
+    """Return the answer of each completion, `None` where it abstains; arguments as in [`majority_vote`]."""
     if truncated is None:
         truncated = [False] * len(completions)
     if len(truncated) != len(completions):
         raise ValueError(
             f"truncated has {len(truncated)} entries for {len(completions)} completions. Pass one for each."
         )
-    answers = [None if cut else parse_answer(text) for text, cut in zip(completions, truncated, strict=True)]
-    classes: list[list[int]] = []  # indices of equal answers, in order of appearance
+    return [
+        None if cut else parse_answer(text, answer_format) for text, cut in zip(completions, truncated, strict=True)
+    ]
+
+
+def answer_classes(answers: Sequence[Answer | None]) -> list[list[int]]:
+    """Return the indices of equal answers, classes and members in order of appearance; those that abstain are left out."""
+    classes: list[list[int]] = []
     for index, answer in enumerate(answers):
         if answer is None:
             continue
@@ -42,15 +85,7 @@ def majority_vote(completions: Sequence[str], *, truncated: Sequence[bool] | Non
                 break
         else:
             classes.append([index])
-    majority = max(classes, key=len, default=[])  # the first of the largest
-    if len(majority) < 2:
-        majority = []
-    return Vote(
-        answers=tuple(_text(answer) for answer in answers),
-        rewards=tuple(float(index in majority) for index in range(len(answers))),
-        pseudo_label=answers[majority[0]].text if majority else None,
-        pass_rate=len(majority) / len(answers) if answers else 0.0,
-    )
+    return classes
 
 
 def _text(answer: Answer | None) -> str | None:

@@ -1,0 +1,52 @@
+import pytest
+
+from serl_trl import majority_vote
+from serl_trl.self_rewarding.answers import parse_answer, parse_true_answer
+
+
+@pytest.mark.parametrize(
+    ("completion", "letter"),
+    [
+        ("so it is \\boxed{C}", "C"),
+        ("\\boxed{A}? No: \\boxed{(B)}.", "B"),  # the last box
+        ("\\boxed{\\text{D}}", "D"),
+        ("\\boxed{\\textbf{(J)}}", "J"),
+        ("\\boxed{c}", "C"),
+        ("\\boxed{C) seven}", "C"),
+        ("\\boxed{seven}", None),  # not a letter
+        ("\\boxed{K}", None),  # MMLU-Pro has options A to J
+        ("The answer is (E).", "E"),
+        ("Answer: F", "F"),
+        ("**Answer:** **G**", "G"),
+        ("the answer is B, so not the answer is A", "A"),  # what was said last
+        ("The answer is a little complicated", None),
+        ("It must be seven.\n(H)", "H"),
+        ("B", "B"),
+        ("B. seven", "B"),
+        ("A triangle has three sides", None),  # an article is not a choice
+        ("I think so", None),
+        ("", None),
+    ],
+)
+def test_choices(completion, letter):
+    answer = parse_answer(completion, "choice")
+    assert (answer and answer.text) == letter
+
+
+def test_votes_on_choices():
+    vote = majority_vote(["\\boxed{A}", "(A)", "The answer is B", "10"], answer_format="choice")
+    assert vote.pseudo_label == "A" and vote.rewards == (1, 1, 0, 0)
+
+
+@pytest.mark.parametrize(("answer", "text"), [("C", "C"), ("(c)", "C"), ("\\boxed{C}", "C"), ("Answer: C", "C")])
+def test_true_choices(answer, text):
+    assert parse_true_answer(answer, "choice").text == text
+
+
+@pytest.mark.parametrize(
+    ("answer", "answer_format", "message"),
+    [("none", "choice", "a letter from A to J"), ("", "math", "as a number"), ("5", "music", "math, choice")],
+)
+def test_unreadable_true_answers(answer, answer_format, message):
+    with pytest.raises(ValueError, match=message):
+        parse_true_answer(answer, answer_format)
