@@ -25,9 +25,9 @@ def main() -> None:
         judged[-1].append(completions)
         return majority_vote(completions, **kwargs)
 
-    def recording_vote(answered, funnel):
+    def recording_vote(admitted, answered, funnel):
         judged.append([])
-        votes = vote(answered, funnel)
+        votes = vote(admitted, answered, funnel)
         groups.append([[completion.text for completion in group] for _, group in answered])
         return votes
 
@@ -41,6 +41,20 @@ def main() -> None:
         batches.append([[group.instruction, group.vote.rewards] for group in batch.groups])
         return batch
 
+    def recording_token_advantages(output):
+        advantages = token_advantages(output)
+        tensors = {
+            "rewards": trainer._rewards[:, 0],
+            "mask": output["completion_mask"],
+            "logps": output["old_per_token_logps"],
+            "ref_logps": output["ref_per_token_logps"],
+            "advantages": advantages,
+        }
+        estimated.append({name: tensor.tolist() for name, tensor in tensors.items()})
+        return advantages
+
+    estimated, token_advantages = [], trainer._token_advantages
+    trainer._token_advantages = recording_token_advantages
     trainer.loader.vote, trainer.loader.hand_over = recording_vote, recording_hand_over
     trainer._generate_single_turn, loader.majority_vote = recording_single_turn, recording_majority_vote
     trainer.train(resume_from_checkpoint=sys.argv[3] if len(sys.argv) > 3 else None)
@@ -50,6 +64,7 @@ def main() -> None:
         "judged": judged,
         "groups": groups,
         "carried": carried,
+        "estimated": estimated,
         "admitted": trainer.loader.filter.texts[50:],
         "weights": [parameter.double().sum().item().hex() for parameter in trainer.model.parameters()],
     }

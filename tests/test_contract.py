@@ -21,6 +21,10 @@ def test_overridden_methods_have_the_signatures_they_are_called_with():
         "multimodal_fields",
         "num_generations",
     ]
+    assert parameters(GRPOTrainer.compute_loss)[:4] == ["self", "model", "inputs", "return_outputs"]
+    assert "self._calculate_rewards(" in inspect.getsource(GRPOTrainer._generate_and_score_completions)
+    # Advantages may be (batch, completion_length).
+    assert "if advantages.dim() == 1" in inspect.getsource(GRPOTrainer._compute_loss)
     assert parameters(GRPOTrainer._save_checkpoint) == ["self", "model", "trial"]
     assert parameters(GRPOTrainer._load_optimizer_and_scheduler) == ["self", "checkpoint"]
     assert "batch_size" in parameters(GRPOTrainer._get_per_token_logps_and_entropies)

@@ -7,8 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from conftest import ROOT
+from test_advantages import expected
 
 
 pytestmark = pytest.mark.distributed
@@ -24,6 +26,8 @@ SETTINGS = {
     "save_steps": 3,
     "min_pass_rate": 0.4,
     "max_pass_rate": 1.0,
+    "advantage_estimator": "reinforce_plus_plus",
+    "beta": 0.1,
 }
 
 
@@ -67,6 +71,21 @@ def test_a_group_straddles_the_processes(whole_run):
         assert len(own) == len(others) == 6
         assert own[-2:] == others[:2] and len(set(own[-2:])) == 1
         assert len(set(own + others)) == 3
+
+
+def test_advantages_are_whitened_over_both_processes(whole_run):
+    for parts in zip(*(report["estimated"] for report in whole_run[1]), strict=True):
+        longest = max(len(part["mask"][0]) for part in parts)  # each process pads its own rows
+        joined = {
+            name: np.concatenate(
+                [np.pad(np.array(part[name], float), ((0, 0), (0, longest - len(part[name][0])))) for part in parts]
+            )
+            for name in ("mask", "logps", "ref_logps", "advantages")
+        }
+        assert parts[0]["rewards"] == parts[1]["rewards"] and len(parts[0]["rewards"]) == 12
+        batch = joined | {"rewards": np.array(parts[0]["rewards"])}
+        wanted = expected("reinforce_plus_plus", batch, beta=0.1, generations=4)
+        np.testing.assert_allclose(joined["advantages"], wanted, atol=1e-4)
 
 
 def test_two_processes_resume_in_mid_cycle_with_the_same_bits(whole_run, tmp_path):

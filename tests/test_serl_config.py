@@ -31,9 +31,38 @@ def test_schedule(tmp_path, given, expected):
 
 
 @pytest.mark.parametrize(
+    ("given", "length"),
+    [
+        ({"max_steps": 7}, (7, None)),
+        # unset: 2,000 instructions, two in each generation batch, if every one is trained on
+        ({"max_steps": -1}, (1000, 2000)),
+        ({"max_steps": -1, "instructions_per_iteration": 5}, (3, 5)),
+        ({"max_steps": -1, "instructions_per_iteration": 5, "num_iterations": 2}, (6, 5)),
+        ({"max_steps": 2, "instructions_per_iteration": 5}, (2, 5)),  # whichever comes first
+    ],
+)
+def test_length(tmp_path, given, length):
+    config = tiny_config(tmp_path, **given)
+    assert (config.max_steps, config.instructions_per_iteration) == length
+
+
+def test_the_template_is_that_of_the_answers(tmp_path):
+    assert SeRLConfig(str(tmp_path), use_cpu=True, use_vllm=False).prompt_template == "math"
+    choice = SeRLConfig(str(tmp_path), use_cpu=True, use_vllm=False, answer_format="choice")
+    assert choice.prompt_template == "choice"
+
+
+@pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"max_steps": -1}, "max_steps is -1"),
+        ({"num_self_play_iterations": 0}, "num_self_play_iterations is 0"),
+        ({"instructions_per_iteration": 0}, "instructions_per_iteration is 0"),
+        ({"advantage_estimator": "ppo"}, "'ppo'. Set it to one of grpo, dr_grpo, rloo"),
+        ({"instruction_source": "hub"}, "'hub'. Set it to one of self_instruction, seeds"),
+        ({"label_source": "vote"}, "'vote'. Set it to one of majority_vote, true_answer"),
+        ({"answer_format": "letter"}, "'letter'. Set it to one of math, choice"),
+        ({"label_source": "true_answer"}, "instruction_source to 'seeds'"),  # there are none for its own instructions
+        ({"advantage_estimator": "rloo", "use_liger_kernel": True}, "use_liger_kernel"),
         ({"min_pass_rate": 0.8, "max_pass_rate": 0.2}, "0 <= min_pass_rate < max_pass_rate <= 1"),
         ({"max_pass_rate": 1.2}, "0 <= min_pass_rate < max_pass_rate <= 1"),
         # four completions can agree by 0.5, 0.75 or 1

@@ -4,6 +4,7 @@ import logging
 import os
 from pathlib import Path
 
+from datasets import Dataset
 from jinja2 import TemplateError
 from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
@@ -11,6 +12,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from .checkpoint import STATE_FILE
 from .ledger import LEDGER_FOLDER
 from .self_instruction.prompt import answer_prompt, few_shot_prompt, load_template, tokenize_prompts
+from .self_rewarding.answers import parse_true_answer
 from .serl_config import SeRLConfig
 
 
@@ -124,19 +126,39 @@ def drop_control_tokens(seeds: list[str], tokens: list[str]) -> list[str]:
     return clean
 
 
+def true_answers(rows: Dataset, args: SeRLConfig) -> dict[str, str]:
+    """Return the true answer of each seed where they are the labels, else nothing.
+
+    Raises:
+        ValueError: if a seed has no answer, or one that cannot be read.
+    """
+    if args.label_source != "true_answer":
+        return {}
+    answers = rows["answer"] if "answer" in rows.column_names else [None] * len(rows)
+    for seed, answer in zip(rows["instruction"], answers, strict=True):
+        if answer is None:
+            raise ValueError(
+                f"label_source is 'true_answer', and the seed {seed!r} has none. Give each row one, in a column "
+                "`answer`, or set label_source to 'majority_vote'."
+            )
+        parse_true_answer(answer, args.answer_format)
+    return dict(zip(rows["instruction"], answers, strict=True))
+
+
 def check_seeds(seeds: list[str], tokenizer: PreTrainedTokenizerBase, max_tokens: int, args: SeRLConfig) -> None:
     """Raise `ValueError` if there are too few seeds, or the longest leave too little room in the context."""
-    if len(seeds) < args.num_few_shot_examples:
+    if not seeds:
+        raise ValueError("All seeds hold a control token of the model. Remove these tokens from them.")
+    if args.instruction_source == "self_instruction" and len(seeds) < args.num_few_shot_examples:
         raise ValueError(
             f"There are {len(seeds)} seeds for num_few_shot_examples={args.num_few_shot_examples}. Add seeds, or set "
             f"num_few_shot_examples to at most {len(seeds)} (and max_kept_examples to no more)."
         )
     template = load_template(args.prompt_template)
     longest = sorted(seeds, key=len, reverse=True)[: args.num_few_shot_examples]
-    needs = {
-        "max_instruction_length": (few_shot_prompt(longest, template), args.max_instruction_length),
-        "max_completion_length": (answer_prompt(longest[0], template), args.max_completion_length),
-    }
+    needs = {"max_completion_length": (answer_prompt(longest[0], template), args.max_completion_length)}
+    if args.instruction_source == "self_instruction":
+        needs["max_instruction_length"] = (few_shot_prompt(longest, template), args.max_instruction_length)
     for name, (prompt, new_tokens) in needs.items():
         try:
             prompt_tokens = len(tokenize_prompts(tokenizer, [prompt], **(args.chat_template_kwargs or {}))[0])

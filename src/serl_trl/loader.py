@@ -15,7 +15,7 @@ from .self_instruction.pool import InstructionPool
 from .self_instruction.prompt import answer_prompt, few_shot_prompt, load_template
 from .self_instruction.quality import rejection_reason
 from .self_rewarding.difficulty import is_in_band
-from .self_rewarding.voting import majority_vote
+from .self_rewarding.voting import majority_vote, true_answer_vote
 from .serl_config import SeRLConfig
 from .types import Candidate, Completion, Group, SamplingSettings, Vote
 
@@ -40,6 +40,8 @@ class SelfPlayLoader:
         ledger ([`Ledger`]): Where every candidate is written down.
         max_tokens (`int`): Context length of the model, in tokens; an instruction that doesn't fit is rejected.
         control_tokens (`Sequence[str]`, *optional*): An instruction with one of them would break the chat template.
+        true_answers (`dict[str, str]`, *optional*): The true answer of each seed, for `label_source="true_answer"`.
+        iteration (`int`): The self-play iteration, from 1; each draws differently.
 
     Raises:
         RuntimeError: by `next`, if `max_rounds` rounds don't fill a batch; it shows the funnel and what to change.
@@ -53,8 +55,11 @@ class SelfPlayLoader:
         ledger: Ledger,
         max_tokens: int,
         control_tokens: Sequence[str] = (),
+        true_answers: dict[str, str] | None = None,
+        iteration: int = 1,
     ):
         self.config, self.sampler, self.ledger = config, sampler, ledger
+        self.seeds, self.true_answers, self.iteration = list(seeds), true_answers or {}, iteration
         self.max_tokens, self.control_tokens = max_tokens, control_tokens
         self.template = load_template(config.prompt_template)
         self.num_groups = config.generation_batch_size // config.num_generations
@@ -71,7 +76,7 @@ class SelfPlayLoader:
 
     def __next__(self) -> Batch:
         funnel = Funnel()
-        rng = random.Random(f"{self.config.seed}/{self.batch_index}")
+        rng = random.Random(f"{self.config.seed}/{self.iteration}/{self.batch_index}")
         groups = [replace(group, stale=True) for group in self.surplus]
         written, waiting = [], []  # all candidates of this batch, and those not judged yet
         with self.progress_bar() as progress:
@@ -79,13 +84,17 @@ class SelfPlayLoader:
                 self.check_rounds(funnel)
                 progress.update(len(groups) - progress.n)
                 wanted = self.yields.groups_to_answer(self.num_groups - len(groups), funnel)
-                if len(waiting) < wanted:
-                    fresh = self.write_candidates(wanted - len(waiting), rng, funnel)
-                    written, waiting = written + fresh, waiting + fresh
-                admitted, waiting = self.admit(waiting, wanted, funnel)
+                if self.config.instruction_source == "seeds":
+                    admitted = self.draw_seeds(wanted, funnel)
+                    written = written + admitted
+                else:
+                    if len(waiting) < wanted:
+                        fresh = self.write_candidates(wanted - len(waiting), rng, funnel)
+                        written, waiting = written + fresh, waiting + fresh
+                    admitted, waiting = self.admit(waiting, wanted, funnel)
                 if admitted:
                     completions = self.answer(admitted, funnel)
-                    votes = self.vote(completions, funnel)
+                    votes = self.vote(admitted, completions, funnel)
                     groups += self.keep_in_band(admitted, completions, votes, funnel)
                 self.ledger.write(self.batch_index, written)
             progress.update(self.num_groups - progress.n)
@@ -116,6 +125,19 @@ class SelfPlayLoader:
             funnel.count_replies(replies, candidates)
         return candidates
 
+    def draw_seeds(self, wanted: int, funnel: Funnel) -> list[Candidate]:
+        """Return the next seeds as they are, each pass over them in another order: the loop without self-instruction."""
+        drawn = []
+        for _ in range(wanted):
+            epoch, place = divmod(self.next_candidate_id, len(self.seeds))
+            order = random.Random(f"{self.config.seed}/{self.iteration}/{epoch}").sample(self.seeds, len(self.seeds))
+            step = self.sampler.step
+            drawn.append(Candidate(self.next_candidate_id, step, funnel.rounds, order[place], [], verdict="admitted"))
+            self.next_candidate_id += 1
+        for stage in ("candidates", "judged", "admitted"):
+            funnel.counts[stage] += wanted
+        return drawn
+
     def draw_examples(self, rng: random.Random) -> list[str]:
         """Draw few-shot examples, without the longest ones if the prompt would not fit."""
         config = self.config
@@ -141,7 +163,8 @@ class SelfPlayLoader:
                     funnel.reject(candidate, reason)
                     continue
                 candidate.nearest, candidate.rouge_l = self.filter.nearest(candidate.instruction)
-                if candidate.rouge_l > self.filter.threshold or candidate.instruction in self.filter.texts:
+                same = candidate.instruction in self.filter.texts and self.filter.threshold < 1.0  # 1 lets all pass
+                if candidate.rouge_l > self.filter.threshold or same:
                     funnel.reject(candidate, "too_similar")
                     continue
                 candidate.verdict = "admitted"
@@ -175,17 +198,30 @@ class SelfPlayLoader:
             funnel.count_completions(groups)
         return list(zip(prompt_ids, groups, strict=True))
 
-    def vote(self, answered: list[tuple[list[int], list[Completion]]], funnel: Funnel) -> list[Vote]:
+    def vote(
+        self, admitted: list[Candidate], answered: list[tuple[list[int], list[Completion]]], funnel: Funnel
+    ) -> list[Vote]:
         """Vote on each group in one process only and share the verdict: time-outs could differ between processes."""
         with funnel.timed("vote"):
             own = [
-                (index, majority_vote([c.text for c in group], truncated=[c.truncated for c in group]))
-                for index, (_, group) in enumerate(answered)
+                (index, self.vote_on(admitted[index].instruction, completions))
+                for index, (_, completions) in enumerate(answered)
                 if index % self.sampler.num_processes == self.sampler.rank
             ]
             votes = [vote for _, vote in sorted(self.sampler.gather(own), key=lambda pair: pair[0])]
             funnel.count_votes(votes)
         return votes
+
+    def vote_on(self, instruction: str, completions: list[Completion]) -> Vote:
+        """Return the vote on one group: the majority's, or that of the true answer."""
+        texts = [completion.text for completion in completions]
+        settings = {
+            "truncated": [completion.truncated for completion in completions],
+            "answer_format": self.config.answer_format,
+        }
+        if self.config.label_source == "true_answer":
+            return true_answer_vote(texts, self.true_answers[instruction], **settings)
+        return majority_vote(texts, **settings)
 
     def keep_in_band(
         self,
@@ -233,7 +269,8 @@ class SelfPlayLoader:
         self.batch_index += 1
         self.yields.remember(funnel)
         self.totals.add(funnel)
-        return Batch(batch, funnel.metrics() | self.pool.metrics())
+        metrics = {"self_play/iteration": float(self.iteration)} | funnel.metrics() | self.pool.metrics()
+        return Batch(batch, metrics)
 
     def check_rounds(self, funnel: Funnel) -> None:
         """Begin a round, unless too many have passed without filling the batch."""

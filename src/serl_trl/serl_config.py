@@ -1,16 +1,20 @@
 """The settings of a run: GRPO's, and one block for each stage of self-play."""
 
+import math
 import os
 from dataclasses import dataclass, field
 
 from trl import GRPOConfig
 from trl.import_utils import is_vllm_available
 
+from .advantages import ESTIMATORS, kl_in_reward
 from .self_instruction.quality import BLOCKED_WORDS
+from .self_rewarding.answers import PARSERS
 from .self_rewarding.difficulty import reachable_pass_rates
 
 
 INSTRUCTIONS_PER_STEP = 16  # SeRL, its published scripts
+INSTRUCTIONS_PER_ITERATION = 2000  # likewise
 
 
 @dataclass
@@ -31,7 +35,7 @@ class SeRLConfig(GRPOConfig):
     >   `gradient_accumulation_steps` nor `steps_per_generation` is set.
     > - `use_vllm`: `None`, vLLM where it is installed, else transformers generation.
     > - `vllm_importance_sampling_mode`: `"token_truncate"`, since whole long sequences would be masked (TRL#4772).
-    > - `max_steps` must be set: it is the length of the run.
+    > - `max_steps`: if unset, as many as `instructions_per_iteration` instructions can fill.
     """
 
     # Other defaults than TRL's (SeRL and its published scripts)
@@ -51,6 +55,34 @@ class SeRLConfig(GRPOConfig):
     )
     vllm_importance_sampling_mode: str = field(
         default="token_truncate", metadata={"help": "How the importance ratio of vLLM's samples is bounded."}
+    )
+
+    # Self-play
+    advantage_estimator: str = field(
+        default="grpo", metadata={"help": f"How rewards become advantages: {', '.join(ESTIMATORS)}."}
+    )
+    num_self_play_iterations: int = field(
+        default=1,
+        metadata={"help": "Iterations, each from the last one's model, with a fresh reference model and kept pool."},
+    )
+    instructions_per_iteration: int | None = field(
+        default=None,
+        metadata={
+            "help": "Admitted instructions after which an iteration ends; `max_steps` may end it before. If neither "
+            f"is set, {INSTRUCTIONS_PER_ITERATION}."
+        },
+    )
+    instruction_source: str = field(
+        default="self_instruction",
+        metadata={"help": "Whether to train on instructions of the model's own ('self_instruction') or on 'seeds'."},
+    )
+    label_source: str = field(
+        default="majority_vote",
+        metadata={"help": "What completions are rewarded for: the 'majority_vote', or the seeds' 'true_answer'."},
+    )
+    answer_format: str = field(
+        default="math",
+        metadata={"help": "How answers are read: 'math' for numbers and formulas, 'choice' for a letter from A to J."},
     )
 
     # Self-instruction
@@ -74,8 +106,11 @@ class SeRLConfig(GRPOConfig):
     max_instruction_length: int = field(
         default=1024, metadata={"help": "Longest reply to a request for new instructions, in tokens."}
     )
-    prompt_template: str = field(
-        default="math", metadata={"help": "Name of a shipped template, or path of a YAML file like it."}
+    prompt_template: str | None = field(
+        default=None,
+        metadata={
+            "help": "Name of a shipped template, or path of a YAML file like it. If unset, that of answer_format."
+        },
     )
     min_words: int = field(default=4, metadata={"help": "Fewest words of an instruction."})
     max_words: int = field(default=150, metadata={"help": "Most words of an instruction."})
@@ -86,7 +121,7 @@ class SeRLConfig(GRPOConfig):
         default=True, metadata={"help": "Whether an instruction must start with an ASCII character."}
     )
     diversity_threshold: float = field(
-        default=0.7, metadata={"help": "Highest ROUGE-L F1 with an earlier instruction, in [0, 1]."}
+        default=0.7, metadata={"help": "Highest ROUGE-L F1 with an earlier instruction, in [0, 1]; 1 lets all pass."}
     )
 
     # Self-rewarding
@@ -101,13 +136,46 @@ class SeRLConfig(GRPOConfig):
     )
 
     def __post_init__(self):
+        self._check_choices()
         self._resolve_engine()
         self._resolve_generation_batch()
+        if self.prompt_template is None:
+            self.prompt_template = self.answer_format
+        if self.advantage_estimator == "dr_grpo":
+            self.scale_rewards, self.loss_type = "none", "dr_grpo"
         if self.lr_scheduler_type == "cosine_with_min_lr" and self.lr_scheduler_kwargs is None:
             self.lr_scheduler_kwargs = {"min_lr_rate": 0.1}
         super().__post_init__()
+        self._resolve_length()
         self._check_rollouts()
         self._check_self_play()
+
+    def _check_choices(self):
+        choices = {
+            "advantage_estimator": ESTIMATORS,
+            "instruction_source": ("self_instruction", "seeds"),
+            "label_source": ("majority_vote", "true_answer"),
+            "answer_format": tuple(PARSERS),
+        }
+        for name, values in choices.items():
+            if getattr(self, name) not in values:
+                raise ValueError(f"{name} is {getattr(self, name)!r}. Set it to one of {', '.join(values)}.")
+        if self.label_source == "true_answer" and self.instruction_source != "seeds":
+            raise ValueError(
+                "label_source is 'true_answer', and the model's own instructions have none. Set instruction_source to "
+                "'seeds', or label_source to 'majority_vote'."
+            )
+        if kl_in_reward(self.advantage_estimator):
+            if self.use_liger_kernel:
+                raise ValueError(
+                    f"use_liger_kernel takes one advantage a completion, and {self.advantage_estimator} gives one a "
+                    "token. Set use_liger_kernel to False."
+                )
+            if self.multi_objective_aggregation != "sum_then_normalize":
+                raise ValueError(
+                    f"multi_objective_aggregation is {self.multi_objective_aggregation!r}, which is GRPO's. Leave it "
+                    f"at 'sum_then_normalize' with {self.advantage_estimator}."
+                )
 
     def _resolve_engine(self):
         installed = is_vllm_available(min_version="0.28.0")
@@ -139,11 +207,16 @@ class SeRLConfig(GRPOConfig):
             steps = self.steps_per_generation or self.generation_batch_size // batch
             self.gradient_accumulation_steps = max(steps, 1)
 
+    def _resolve_length(self):
+        if self.max_steps > 0:
+            return
+        self.instructions_per_iteration = self.instructions_per_iteration or INSTRUCTIONS_PER_ITERATION
+        # The longest it can take: every instruction that is admitted is also trained on.
+        groups = self.generation_batch_size // self.num_generations
+        batches = math.ceil(self.instructions_per_iteration / groups) * self.steps_per_generation * self.num_iterations
+        self.max_steps = math.ceil(batches / self.gradient_accumulation_steps)
+
     def _check_rollouts(self):
-        if self.max_steps <= 0:
-            raise ValueError(
-                f"max_steps is {self.max_steps}: self-play has no epochs, so it must be set, e.g. to 100."
-            )
         filters = {"top_p": (self.top_p, 1.0), "top_k": (self.top_k, 0), "min_p": (self.min_p or 0.0, 0.0)}
         for name, (value, neutral) in filters.items():
             if value != neutral:
@@ -197,8 +270,11 @@ class SeRLConfig(GRPOConfig):
             "max_instruction_length": (1, float("inf")),
             "max_kept_instructions": (0, float("inf")),
             "max_rounds": (1, float("inf")),
+            "num_self_play_iterations": (1, float("inf")),
+            "instructions_per_iteration": (1, float("inf")),
             "min_words": (1, self.max_words),
         }
         for name, (lowest, highest) in bounds.items():
-            if not lowest <= getattr(self, name) <= highest:
-                raise ValueError(f"{name} is {getattr(self, name)}. Set it within [{lowest}, {highest}].")
+            value = getattr(self, name)
+            if value is not None and not lowest <= value <= highest:
+                raise ValueError(f"{name} is {value}. Set it within [{lowest}, {highest}].")

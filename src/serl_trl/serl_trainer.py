@@ -18,7 +18,9 @@ from trl import GRPOTrainer
 from trl.trainer.utils import pad
 
 from . import checks
+from .advantages import kl_in_reward, kl_to_go, token_advantages
 from .checkpoint import load_loader_state, load_rollouts, save_loader_state, save_rollouts
+from .iterations import EndIteration, iteration_folder, reset_reference, resolve_start
 from .ledger import Ledger
 from .loader import SelfPlayLoader
 from .rewards import self_play_reward
@@ -38,7 +40,9 @@ class SeRLTrainer(GRPOTrainer):
     - `_generate_and_score_completions`: takes the rows from the self-play loader instead of the data loader, since
       that one is read a step ahead, by older weights. Evaluation is left as it is.
     - `_generate_single_turn`: hands back the completions that were voted on, so that they are sampled once.
-    - `train`: starts the generation cycle anew on each call, and refuses a folder that holds another run.
+    - `_calculate_rewards`: keeps the rewards for the advantage estimators that TRL does not have.
+    - `compute_loss`: leaves TRL's KL term out where the KL is in the reward.
+    - `train`: runs the self-play iterations, and refuses a folder that holds another run.
     - `_save_checkpoint`, `_load_optimizer_and_scheduler`: the pair that TRL itself extends, for exact resume.
 
     Args:
@@ -89,7 +93,8 @@ class SeRLTrainer(GRPOTrainer):
             raise ValueError(f"args must be a SeRLConfig, got {type(args).__name__}.")
         if checks.last_checkpoint(args.output_dir) is None:
             checks.resolve_checkpoint(None, args)  # whether to resume is said to `train`, but here nothing could be
-        seeds = list(load_seeds(train_dataset)["instruction"])
+        rows = load_seeds(train_dataset)
+        seeds, true_answers = list(rows["instruction"]), checks.true_answers(rows, args)
         model_config = checks.load_model_config(model, args)
         checks.check_weights(model, model_config, quantization_config, peft_config, args)
         if processing_class is None:
@@ -106,6 +111,9 @@ class SeRLTrainer(GRPOTrainer):
         max_tokens = checks.context_length(model_config, args)
         checks.check_seeds(seeds, processing_class, max_tokens, args)
         self._carried: list[tuple[Group, int]] | None = None  # rows on their way to `_generate_single_turn`
+        self._rewards: torch.Tensor | None = None  # (rows of all processes, reward functions), of the last batch
+        if eval_dataset is not None:
+            args.eval_on_start = True
 
         with engine_for_device(args):
             super().__init__(
@@ -121,16 +129,53 @@ class SeRLTrainer(GRPOTrainer):
                 peft_config=peft_config,
             )
         prepare_engine(self)
-        ledger = Ledger(args.output_dir, is_writer=self.accelerator.is_main_process)
-        self.loader = SelfPlayLoader(args, seeds, TrainerSampler(self), ledger, max_tokens, control_tokens)
+        self._loader_arguments = (seeds, TrainerSampler(self), max_tokens, control_tokens, true_answers)
+        self._begin_iteration(1)
+        self.add_callback(EndIteration(self))
+
+    def _begin_iteration(self, iteration: int) -> None:
+        """Make a loader with a fresh pool, whose ledger is in `output_dir`."""
+        seeds, sampler, max_tokens, control_tokens, true_answers = self._loader_arguments
+        ledger = Ledger(self.args.output_dir, is_writer=self.accelerator.is_main_process)
+        self.loader = SelfPlayLoader(
+            self.args, seeds, sampler, ledger, max_tokens, control_tokens, true_answers, iteration
+        )
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
-        """Train as [`~transformers.Trainer.train`] does; for errors see [`checks.resolve_checkpoint`]."""
-        if resume_from_checkpoint or self.loader.batch_index == 0:
-            resume_from_checkpoint = checks.resolve_checkpoint(resume_from_checkpoint, self.args)
+        """Train as [`~transformers.Trainer.train`] does, `num_self_play_iterations` times over.
+
+        One iteration writes to `output_dir`; of several, each writes its checkpoints, ledger and model to
+        `output_dir/iteration-N`. For errors see [`iterations.resolve_start`].
+        """
+        args, output_dir = self.args, self.args.output_dir
+        if args.num_self_play_iterations == 1:
+            if resume_from_checkpoint or self.loader.batch_index == 0:
+                _, resume_from_checkpoint = resolve_start(resume_from_checkpoint, args)
+            return self._train_iteration(resume_from_checkpoint, **kwargs)
+        first, checkpoint = resolve_start(resume_from_checkpoint, args)
+        try:
+            for iteration in range(first, args.num_self_play_iterations + 1):
+                args.output_dir = iteration_folder(output_dir, iteration)
+                if iteration > 1:
+                    if iteration == first:
+                        self._load_from_checkpoint(iteration_folder(output_dir, iteration - 1))
+                    reset_reference(self)
+                    self.optimizer = None  # Trainer makes a new one, as it does for the schedule
+                self._begin_iteration(iteration)
+                if checkpoint is None:
+                    self.loader.ledger.resume(next_batch=0)  # an interrupted try left rows, but no checkpoint
+                result = self._train_iteration(checkpoint, **kwargs)
+                checkpoint = None
+                self.save_model()
+                self.save_state()  # marks the iteration as finished
+        finally:
+            args.output_dir = output_dir
+        return result
+
+    def _train_iteration(self, checkpoint: str | None, **kwargs):
         # A second call starts at step 0 again: no rollouts and no engine weights of the first may be taken for fresh.
         self._step, self._buffered_inputs, self._last_loaded_step = 0, None, -1
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        return super().train(resume_from_checkpoint=checkpoint, **kwargs)
 
     def _generate_and_score_completions(self, inputs):
         if not self.model.training:
@@ -152,7 +197,44 @@ class SeRLTrainer(GRPOTrainer):
             sampling_logps = output.pop("sampling_per_token_logps")
             if any(group.stale for group in batch.groups):
                 output["old_per_token_logps"] = self._old_logps(output, sampling_logps)
+        if kl_in_reward(self.args.advantage_estimator):
+            output["advantages"] = self._token_advantages(output)
         return output
+
+    def _calculate_rewards(self, *args, **kwargs):
+        self._rewards = super()._calculate_rewards(*args, **kwargs)
+        return self._rewards
+
+    def _token_advantages(self, output: dict) -> torch.Tensor:
+        """Return the advantages of an estimator with the KL in the reward, shape (batch, completion_length)."""
+        mask, rewards = output["completion_mask"], self._rewards
+        kl = torch.zeros(mask.shape, device=mask.device)
+        if self.beta != 0.0:
+            logps = output.get("old_per_token_logps")
+            kl = kl_to_go(self._token_logps(output) if logps is None else logps, output["ref_per_token_logps"], mask)
+            total = self.accelerator.reduce(torch.stack([kl[:, 0].sum(), mask.sum()]))
+            self._metrics["train"]["kl"].append((total[0] / total[1]).item())  # mean of k1 over tokens
+        weights = self.reward_weights.to(rewards.device)
+        unscored = rewards.isnan().all(dim=1)
+        return token_advantages(
+            self.args.advantage_estimator,
+            (rewards * weights).nansum(dim=1).masked_fill(unscored, torch.nan),
+            self.beta * kl,
+            mask,
+            self.num_generations,
+            self.accelerator.process_index,
+            self.accelerator.reduce,
+        )
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Compute TRL's loss; without its KL term where the KL is in the reward, so that it counts once."""
+        beta = self.beta
+        if kl_in_reward(self.args.advantage_estimator):
+            self.beta = 0.0
+        try:
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        finally:
+            self.beta = beta
 
     def _generate_single_turn(self, prompt_ids, *args, **kwargs):
         if self._carried is None:
@@ -179,18 +261,17 @@ class SeRLTrainer(GRPOTrainer):
         """
         old_logps = output.get("old_per_token_logps")
         if old_logps is None:
-            names = ("prompt_ids", "prompt_mask", "completion_ids", "completion_mask")
-            old_logps = self._token_logps(*(output[name] for name in names))
+            old_logps = self._token_logps(output)
         return torch.where(sampling_logps.isnan(), old_logps, sampling_logps)
 
     @torch.no_grad()
-    def _token_logps(self, prompt_ids, prompt_mask, completion_ids, completion_mask) -> torch.Tensor:
-        """Return each completion token's log-probability under the present weights, shape of `completion_ids`."""
+    def _token_logps(self, batch: dict) -> torch.Tensor:
+        """Return each completion token's log-probability under the present weights, shape (batch, completion_length)."""
         return self._get_per_token_logps_and_entropies(
             self.model,
-            torch.cat([prompt_ids, completion_ids], dim=1),
-            torch.cat([prompt_mask, completion_mask], dim=1),
-            completion_ids.size(1),
+            torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1),
+            torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1),
+            batch["completion_ids"].size(1),
             batch_size=self.args.per_device_train_batch_size,
         )[0]
 
@@ -200,12 +281,13 @@ class SeRLTrainer(GRPOTrainer):
         Args:
             rows (`list`): Pairs of prompt tokens and completion tokens; every process must bring as many.
         """
-        tensors = []  # prompt ids and mask, completion ids and mask
-        for sequences, side in zip(zip(*rows, strict=True), ("left", "right"), strict=True):
+        batch = {}
+        for name, sequences in zip(("prompt", "completion"), zip(*rows, strict=True), strict=True):
+            side = "left" if name == "prompt" else "right"
             ids = [torch.tensor(sequence) for sequence in sequences]
-            tensors.append(pad(ids, padding_value=self._tokenizer.pad_token_id, padding_side=side))
-            tensors.append(pad([torch.ones_like(row) for row in ids], padding_value=0, padding_side=side))
-        logps = self._token_logps(*(tensor.to(self.accelerator.device) for tensor in tensors))
+            batch[f"{name}_ids"] = pad(ids, padding_value=self._tokenizer.pad_token_id, padding_side=side)
+            batch[f"{name}_mask"] = pad([torch.ones_like(row) for row in ids], padding_value=0, padding_side=side)
+        logps = self._token_logps({name: tensor.to(self.accelerator.device) for name, tensor in batch.items()})
         return [row[: len(completion)].tolist() for row, (_, completion) in zip(logps, rows, strict=True)]
 
     def _save_checkpoint(self, model, trial):
@@ -255,4 +337,5 @@ def _evaluation_rows(source: str | os.PathLike | Dataset, args: SeRLConfig) -> D
     if "answer" not in rows.column_names or None in rows["answer"]:
         raise ValueError("eval_dataset has rows without an answer. Give each row one, in a column `answer`.")
     prompts = [answer_prompt(instruction, template) for instruction in rows["instruction"]]
-    return Dataset.from_dict({"prompt": prompts, "answer": rows["answer"]})
+    columns = {"prompt": prompts, "answer": rows["answer"], "answer_format": [args.answer_format] * len(rows)}
+    return Dataset.from_dict(columns)

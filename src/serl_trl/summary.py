@@ -12,7 +12,8 @@ class StepLines(ProgressCallback):
     def on_log(self, args, state, control, logs=None, **kwargs):
         if not state.is_world_process_zero or self.training_bar is None or "reward" not in logs:
             return
-        parts = [f"step {state.global_step}/{state.max_steps}", f"reward {logs['reward']:.2f}"]
+        parts = [f"iteration {logs['self_play/iteration']:g}"] if args.num_self_play_iterations > 1 else []
+        parts += [f"step {state.global_step}/{state.max_steps}", f"reward {logs['reward']:.2f}"]
         for name in ("self_instruction/candidates", "self_instruction/admitted", "self_rewarding/stale_groups"):
             parts.append(f"{name.split('/')[1].replace('_', ' ')} {logs[name]:g}")
         if "self_rewarding/pass_rate" in logs:

@@ -29,7 +29,7 @@ def main(script_args, training_args, model_args):
     """Run the whole job: seeds, model, trainer, train, save, push."""
     from transformers import ProgressCallback
 
-    from .checks import last_checkpoint
+    from .iterations import resume_point
     from .summary import StepLines, summarize
 
     try:
@@ -44,7 +44,7 @@ def main(script_args, training_args, model_args):
     try:
         result = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     except KeyboardInterrupt:
-        last = last_checkpoint(training_args.output_dir)
+        last = resume_point(training_args)
         advice = f"Add --resume_from_checkpoint true to go on from {last}." if last else "It had no checkpoint yet."
         trainer.accelerator.print(
             f"\nInterrupted after {trainer.state.global_step} steps. The ledger is in {training_args.output_dir}. {advice}"
@@ -68,11 +68,11 @@ def make_trainer(script_args, training_args, model_args):
     from transformers.utils import is_peft_available
     from trl import get_peft_config, get_quantization_config
 
-    from .checks import resolve_checkpoint
+    from .iterations import resolve_start
     from .seeds import load_seeds
     from .serl_trainer import SeRLTrainer
 
-    resolve_checkpoint(training_args.resume_from_checkpoint, training_args)
+    resolve_start(training_args.resume_from_checkpoint, training_args)
 
     # Seeds
     seeds = load_seeds(script_args.seeds, script_args.seeds_column)

@@ -1,0 +1,136 @@
+"""Several iterations in one command: each from the last one's model, with a fresh reference and a fresh pool."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import TINY_MODEL, ledger_rows, tiny_config, tiny_seeds, weights
+from peft import LoraConfig
+from transformers import AutoModelForCausalLM
+
+from serl_trl import SeRLTrainer
+from serl_trl.iterations import resolve_start, resume_point
+
+
+SETTINGS = {"num_self_play_iterations": 3, "max_steps": 2, "beta": 0.1, "save_strategy": "steps", "save_steps": 1}
+
+
+class Interrupted(Exception):
+    pass
+
+
+def train(output_dir, resume=None, stop_at=None, **changes) -> SeRLTrainer:
+    """Train; with `stop_at`, an (iteration, batch) at whose making it is interrupted."""
+    peft_config = changes.pop("peft_config", None)
+    config = tiny_config(output_dir, **SETTINGS | changes)
+    trainer = SeRLTrainer(str(TINY_MODEL), config, tiny_seeds(), peft_config=peft_config)
+    generate = trainer._generate_and_score_completions
+    trainer.seen = []  # (iteration, batch, kept instructions, distance of the model from its reference) of each batch
+
+    def recording_generate(inputs):
+        loader = trainer.loader
+        if (loader.iteration, loader.batch_index) == stop_at:
+            raise Interrupted
+        kept, batch = len(loader.pool.kept), loader.batch_index
+        output = generate(inputs)
+        mask = output["completion_mask"].bool()
+        logps = trainer._token_logps(output)
+        distance = (logps - output["ref_per_token_logps"])[mask].abs().max().item()
+        trainer.seen.append((loader.iteration, batch, kept, distance))
+        return output
+
+    trainer._generate_and_score_completions = recording_generate
+    trainer.train(resume_from_checkpoint=resume)
+    return trainer
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory):
+    output_dir = tmp_path_factory.mktemp("iterations")
+    return output_dir, train(output_dir)
+
+
+def test_each_iteration_starts_afresh_from_the_last_ones_model(whole_run):
+    output_dir, trainer = whole_run
+    assert [(iteration, batch) for iteration, batch, _, _ in trainer.seen] == [
+        (iteration, batch) for iteration in (1, 2, 3) for batch in (0, 1)
+    ]
+    for _, batch, kept, distance in trainer.seen:
+        assert (kept == 0) == (batch == 0)  # a fresh kept pool
+        assert (distance < 1e-5) == (batch == 0)  # a fresh reference
+    assert trainer.args.output_dir == str(output_dir)
+    models = [AutoModelForCausalLM.from_pretrained(output_dir / f"iteration-{number}") for number in (1, 2, 3)]
+    firsts = [next(model.parameters()) for model in models]
+    assert not torch.equal(firsts[0], firsts[1]) and not torch.equal(firsts[1], firsts[2])
+    assert torch.equal(firsts[2], next(trainer.model.parameters()))
+    logged = [entry["self_play/iteration"] for entry in trainer.state.log_history if "loss" in entry]
+    assert logged == [3.0, 3.0]
+    # Each iteration draws other few-shot examples.
+    parents = [ledger_rows(output_dir / f"iteration-{number}")[0]["parents"] for number in (1, 2, 3)]
+    assert parents[0] != parents[1] != parents[2]
+
+
+@pytest.mark.parametrize("stop_at", [(2, 1), (3, 0)])  # in an iteration after its checkpoint, and before its first
+def test_an_interrupted_run_goes_on_in_its_iteration(whole_run, tmp_path, stop_at):
+    with pytest.raises(Interrupted):
+        train(tmp_path, stop_at=stop_at)
+    resumed = train(tmp_path, resume=True)
+    assert resumed.seen[0][:2] == stop_at
+    distances = [entry[3] for entry in whole_run[1].seen]
+    assert [entry[3] for entry in resumed.seen] == pytest.approx(distances[-len(resumed.seen) :], abs=1e-3) or (
+        stop_at[1] == 0  # without a checkpoint the generators start anew, and it samples others
+    )
+    if stop_at[1]:
+        pairs = zip(weights(whole_run[1].model), weights(resumed.model), strict=True)
+        assert all(torch.equal(old, new) for old, new in pairs)
+    with pytest.raises(ValueError, match="All 3 iterations .* Raise num_self_play_iterations"):
+        train(tmp_path, resume=True)
+
+
+def test_adapters_have_a_fresh_reference_too(tmp_path):
+    lora = LoraConfig(r=4, lora_alpha=64, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM")
+    trainer = train(tmp_path, peft_config=lora, num_self_play_iterations=2, learning_rate=1e-2)
+    for _, batch, _, distance in trainer.seen:
+        assert (distance < 1e-5) == (batch == 0)
+    assert all(not p.requires_grad for name, p in trainer.model.named_parameters() if ".ref." in name)
+    assert (tmp_path / "iteration-1" / "adapter_model.safetensors").exists()
+    # The second iteration alone, from the first one's adapter
+    shutil.rmtree(tmp_path / "iteration-2")
+    again = train(tmp_path, resume=True, peft_config=lora, num_self_play_iterations=2, learning_rate=1e-2)
+    assert [entry[:2] for entry in again.seen] == [(2, 0), (2, 1)]
+    assert again.seen[0][3] < 1e-5 < again.seen[1][3]
+
+
+def test_an_iteration_ends_with_its_instructions(tmp_path):
+    changes = {"num_self_play_iterations": 2, "max_steps": -1, "instructions_per_iteration": 7, "beta": 0.0}
+    config = tiny_config(tmp_path, **changes)
+    assert config.max_steps == 4  # two groups a batch, if every instruction is trained on
+    trainer = SeRLTrainer(str(TINY_MODEL), config, tiny_seeds())
+    trainer.train()
+    for number in (1, 2):
+        rows = ledger_rows(tmp_path / f"iteration-{number}")
+        admitted = [row for row in rows if row["verdict"] == "admitted"]
+        assert len(admitted) >= 7
+        last = max(row["step"] for row in rows)
+        assert sum(row["step"] < last for row in admitted) < 7  # the batch before was not enough
+
+
+@pytest.mark.parametrize(
+    ("folders", "resume", "message"),
+    [
+        (["iteration-1"], None, "holds another run. Set resume_from_checkpoint to True"),
+        (["checkpoint-1"], None, "holds another run"),  # of a run with one iteration
+        ([], True, "no complete checkpoint"),
+        (["iteration-1"], "run/iteration-1/checkpoint-1", "Set it to True"),
+    ],
+)
+def test_bad_starts(tmp_path, folders, resume, message):
+    config = tiny_config(tmp_path, **SETTINGS)
+    for folder in folders:
+        (tmp_path / folder).mkdir()
+        for name in ("trainer_state.json", "serl_state.json") if "checkpoint" in folder else ():
+            Path(tmp_path / folder / name).write_text("{}")
+    assert resume_point(config) is None
+    with pytest.raises(ValueError, match=message):
+        resolve_start(resume, config)
