@@ -3,7 +3,7 @@
 About 0.3 M parameters and a word-level tokenizer with a chat template. It continues numbered lists of questions and
 answers them, right about as often as asked for, so that votes have something to decide:
 
-    python scripts/make_tiny_model.py --output tests/tiny_model --accuracy 0.75
+    python scripts/make_tiny_model.py --output tests/tiny_model --accuracy 0.78
 """
 
 import argparse
@@ -81,9 +81,9 @@ def encode_batch(tokenizer, examples: list[tuple[str, str]]) -> dict[str, torch.
 
 
 @torch.no_grad()
-def pass_at_1(model, tokenizer) -> float:
-    """Mean probability of the right answer over all 200 questions: pass@1 at temperature 1."""
-    batch = encode_batch(tokenizer, [answering_example(*pair) for pair in PAIRS])
+def pass_at_1(model, tokenizer, pairs: list[tuple] = PAIRS) -> float:
+    """Mean probability of the right answer over the questions: pass@1 at temperature 1."""
+    batch = encode_batch(tokenizer, [answering_example(*pair) for pair in pairs])
     logps = model(batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1].log_softmax(-1)
     labels = batch["labels"][:, 1:]
     token_logps = logps.gather(-1, labels.clamp(min=0)[..., None])[..., 0]
@@ -93,7 +93,7 @@ def pass_at_1(model, tokenizer) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("tests/tiny_model"))
-    parser.add_argument("--accuracy", type=float, default=0.75, help="where training stops")
+    parser.add_argument("--accuracy", type=float, default=0.78, help="where training stops")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()
 
@@ -113,7 +113,7 @@ def main() -> None:
         bos_token_id=None,
     )
     model = LlamaForCausalLM(config)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     for step in range(1, 10_001):
         if step % 4 == 0:  # lists are longer and easier
             examples = [writing_example(rng) for _ in range(32)]
@@ -122,8 +122,9 @@ def main() -> None:
         loss = model(**encode_batch(tokenizer, examples)).loss
         optimizer.zero_grad()
         loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
-        if step % 50 == 0:
+        if step % 10 == 0:
             accuracy = pass_at_1(model, tokenizer)
             print(f"step {step}  loss {loss.item():.3f}  pass@1 {accuracy:.3f}", flush=True)
             if accuracy >= args.accuracy:

@@ -37,10 +37,18 @@ class Script:
         return f"\\boxed{{{0 if index < self.agreeing(text) else index}}}"
 
 
-def make_loader(tmp_path, script, max_words=1000, **changes):
+def make_loader(tmp_path, script, max_words=1000, true_answers=None, **changes):
     sampler = ScriptedSampler(script, max_words)
     config = tiny_config(tmp_path, **{"diversity_threshold": 0.7} | changes)
-    return SelfPlayLoader(config, SEEDS, sampler, Ledger(tmp_path), max_tokens=10_000, control_tokens=["<end>"])
+    return SelfPlayLoader(
+        config,
+        SEEDS,
+        sampler,
+        Ledger(tmp_path),
+        max_tokens=10_000,
+        control_tokens=["<end>"],
+        true_answers=true_answers,
+    )
 
 
 def test_a_batch_holds_whole_groups_with_their_votes(tmp_path):
@@ -185,3 +193,46 @@ def test_few_shot_prompts_are_shortened_to_fit(tmp_path):
     loader.max_tokens = 40 + 30  # eight seeds have 8 * 8 words and their numbers
     lengths = [len(loader.draw_examples(random.Random(n))) for n in range(5)]
     assert all(0 < length < 8 for length in lengths)
+
+
+def test_the_seeds_themselves_are_trained_in_passes(tmp_path):
+    script = Script()
+    loader = make_loader(tmp_path, script, instruction_source="seeds")
+    batches = [next(loader) for _ in range(8)]
+    assert not any(prompt.endswith("9.") for prompt in script.prompts)  # nothing is written
+    drawn = [row["instruction"] for row in ledger_rows(tmp_path)]
+    first, second = drawn[: len(SEEDS)], drawn[len(SEEDS) : 2 * len(SEEDS)]
+    assert sorted(first) == sorted(second) == sorted(SEEDS) and first != second
+    assert sum(batch.metrics["self_instruction/admitted"] for batch in batches) == len(drawn)
+
+
+def test_the_band_holds_for_seeds_too(tmp_path):
+    unsure = SEEDS[:4]
+    script = Script(agreeing=lambda text: 2 if text.split("\n")[0] in unsure else 4)
+    loader = make_loader(tmp_path, script, instruction_source="seeds")
+    trained = [group.instruction for _ in range(4) for group in next(loader).groups]
+    assert set(trained) == set(unsure)
+
+
+def test_true_answers_are_the_labels(tmp_path):
+    # Two of four completions say 0, one 2, one 3: the majority is 0, and the truth is 3.
+    settings = {"instruction_source": "seeds", "label_source": "true_answer"}
+    loader = make_loader(tmp_path, Script(), true_answers=dict.fromkeys(SEEDS, "3"), **settings)
+    for group in next(loader).groups:
+        assert group.vote.rewards == (0.0, 0.0, 0.0, 1.0)
+        assert (group.vote.pseudo_label, group.vote.pass_rate) == ("3", 0.25)
+    nobody = make_loader(tmp_path / "nobody", Script(), true_answers=dict.fromkeys(SEEDS, "7"), **settings)
+    with pytest.raises(RuntimeError, match="groups by pass rate: 0.00"):
+        next(nobody)
+
+
+def test_a_threshold_of_one_lets_the_same_instruction_return(tmp_path):
+    class Repeating(Script):
+        def instruction(self, number):
+            return f"Count {NOUNS[number % 4]} things here"
+
+    trained = []
+    loader = make_loader(tmp_path, Repeating(), diversity_threshold=1.0)
+    for _ in range(4):
+        trained += [group.instruction for group in next(loader).groups]
+    assert len(set(trained)) == 4 < len(trained)

@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import TINY_MODEL, ledger_rows, tiny_config, tiny_seeds, weights
 from datasets import Dataset
+from make_tiny_model import PAIRS, pass_at_1, question
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from serl_trl import SeRLTrainer
@@ -161,7 +162,7 @@ def test_evaluation_is_by_accuracy_with_the_prompt_of_training(tmp_path):
     assert [prompt[0]["content"] for prompt in trainer.eval_dataset["prompt"]] == questions
     trainer.train()
     rewards = [entry["eval_reward"] for entry in trainer.state.log_history if "eval_reward" in entry]
-    assert len(rewards) == 2 and all(0.0 <= reward <= 1.0 for reward in rewards)
+    assert len(rewards) == 3 and all(0.0 <= reward <= 1.0 for reward in rewards)
     assert any("reward" in entry for entry in trainer.state.log_history)
     with pytest.raises(ValueError, match="rows without an answer"):
         unlabelled = Dataset.from_dict({"question": questions})
@@ -231,6 +232,22 @@ def test_instruction_sampling_reaches_generation_and_is_undone(tmp_path):
     assert trainer.generation_config is before and trainer.model.generate == generate
 
 
+TRUE_LABELS = {"instruction_source": "seeds", "label_source": "true_answer"}
+
+
+def test_training_on_true_answers_makes_them_likelier(tmp_path):
+    seeds = [question(*pair) for pair in PAIRS[:40]]
+    truth = [str(first + second if word == "plus" else first - second) for first, word, second in PAIRS[:40]]
+    settings = {"max_steps": 30, "learning_rate": 3e-4, "num_generations": 8, "per_device_train_batch_size": 32}
+    config = tiny_config(tmp_path, **TRUE_LABELS | settings, gradient_accumulation_steps=1, max_pass_rate=1.0)
+    rows = Dataset.from_dict({"instruction": seeds, "answer": truth})
+    trainer = SeRLTrainer(str(TINY_MODEL), config, rows)
+    before = pass_at_1(trainer.model, trainer.processing_class, PAIRS[:40])
+    trainer.train()
+    assert pass_at_1(trainer.model, trainer.processing_class, PAIRS[:40]) > before + 0.05
+    assert {row["instruction"] for row in ledger_rows(tmp_path)} == set(seeds)
+
+
 def folder_without_weights(tmp_path, **config_changes) -> str:
     """A model that can't be loaded: whatever is refused for it was refused before loading."""
     folder = tmp_path / "model"
@@ -253,6 +270,13 @@ def folder_without_weights(tmp_path, **config_changes) -> str:
             {"num_few_shot_examples": 9},
             {},
             "There are 8 seeds",
+        ),
+        (tiny_seeds(), TRUE_LABELS, {}, "the seed 'what is .*' has none"),
+        (
+            Dataset.from_dict({"prompt": ["what is 2 plus 3 ?"], "answer": [" "]}),
+            TRUE_LABELS,
+            {},
+            "has none. Give each row one",
         ),
         (tiny_seeds(), {"use_vllm": True}, {"quantization_config": {"quant_method": "bitsandbytes"}}, "use_vllm to F"),
     ],

@@ -21,6 +21,22 @@ class StepLines(ProgressCallback):
         self.training_bar.write("  ".join([*parts, f"{logs['step_time']:.1f} s"]))
 
 
+def accuracies(trainer: SeRLTrainer) -> list[float]:
+    """Return the accuracy of each evaluation of the run, in [0, 1], in order."""
+    return [entry["eval_reward"] for entry in trainer.state.log_history if "eval_reward" in entry]
+
+
+def accuracy_result(trainer: SeRLTrainer, dataset: str) -> dict:
+    """Return the last evaluation's accuracy as [`evaluation.card.add_results`] takes it."""
+    details = {
+        "num_samples": trainer.num_generations_eval,
+        "temperature": trainer.args.temperature,
+        "max_completion_length": trainer.args.max_completion_length,
+        "instructions": len(trainer.eval_dataset),
+    }
+    return {"dataset": dataset, "metric": "pass@1", "value": round(accuracies(trainer)[-1], 4), "details": details}
+
+
 def summarize(trainer: SeRLTrainer, train_seconds: float) -> str:
     """Return the summary of a finished run: funnel, rewards, tokens, seconds, some instructions, and where all lies.
 
@@ -34,6 +50,11 @@ def summarize(trainer: SeRLTrainer, train_seconds: float) -> str:
     seconds = {**totals.seconds, "training": train_seconds - totals.seconds.total()}
     output_dir = trainer.args.output_dir
     lines = [
+        *(
+            [f"Iteration       {trainer.loader.iteration}, what follows is about it"]
+            if trainer.loader.iteration > 1
+            else []
+        ),
         f"Steps           {trainer.state.global_step}, from {len(trainer.loader.pool.seeds)} seeds",
         f"Candidates      {counts['candidates']} instructions written in {totals.rounds} rounds",
         f"  rejected      {totals.rejected.total()}: {rejected}",
@@ -42,6 +63,11 @@ def summarize(trainer: SeRLTrainer, train_seconds: float) -> str:
         f"[{trainer.args.min_pass_rate}, {trainer.args.max_pass_rate}]",
         f"Pass rate       {sum(totals.pass_rates) / max(len(totals.pass_rates), 1):.2f} on average",
         f"Reward          {' '.join(rewards)}",
+        *(
+            [f"Accuracy        {' '.join(f'{value:.3f}' for value in accuracies(trainer))}"]
+            if accuracies(trainer)
+            else []
+        ),
         f"Tokens          {counts['instruction_tokens'] + counts['completion_tokens']:,} sampled, "
         f"{counts['trained_tokens']:,} trained",
         f"Seconds         {', '.join(f'{stage} {value:.0f}' for stage, value in seconds.items())}",

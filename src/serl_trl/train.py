@@ -6,6 +6,7 @@ defaults, and the command line has the last word.
 
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 
 
 @dataclass
@@ -29,8 +30,9 @@ def main(script_args, training_args, model_args):
     """Run the whole job: seeds, model, trainer, train, save, push."""
     from transformers import ProgressCallback
 
+    from .evaluation.card import add_results
     from .iterations import resume_point
-    from .summary import StepLines, summarize
+    from .summary import StepLines, accuracy_result, summarize
 
     try:
         trainer = make_trainer(script_args, training_args, model_args)
@@ -51,10 +53,17 @@ def main(script_args, training_args, model_args):
         )
         sys.exit(130)
 
+    # Evaluate, where there is something to evaluate on
+    if trainer.eval_dataset is not None:
+        trainer.evaluate()
+
     # Save
     trainer.save_model(training_args.output_dir)
     trainer.save_state()
     trainer.create_model_card()
+    if trainer.eval_dataset is not None and training_args.should_save:
+        card = Path(training_args.output_dir) / "README.md"
+        add_results(card, [accuracy_result(trainer, Path(script_args.eval_data).stem)])
     trainer.accelerator.print("\n" + summarize(trainer, result.metrics["train_runtime"]))
 
     # Push
@@ -65,6 +74,7 @@ def main(script_args, training_args, model_args):
 
 def make_trainer(script_args, training_args, model_args):
     """Return the trainer; raise `ValueError` if seeds, model and settings don't go together."""
+    from transformers.trainer_utils import IntervalStrategy
     from transformers.utils import is_peft_available
     from trl import get_peft_config, get_quantization_config
 
@@ -89,6 +99,11 @@ def make_trainer(script_args, training_args, model_args):
 
     if model_args.use_peft and not is_peft_available():
         raise ValueError("use_peft is True, but PEFT is not installed. Run `pip install 'serl-trl[peft]'`.")
+
+    # Evaluation: at the start, every eval_steps, and at the end
+    if script_args.eval_data and training_args.eval_strategy == "no":
+        training_args.eval_strategy = IntervalStrategy.STEPS
+        training_args.eval_steps = training_args.eval_steps or training_args.logging_steps
 
     # Trainer
     trainer = SeRLTrainer(

@@ -1,0 +1,326 @@
+"""Does it learn? The paper's claim in a world small enough to repeat it many times.
+
+A 0.3 M-parameter model (scripts/make_tiny_model.py) writes and answers sums and differences of single digits. 50 of the
+200 questions are the seeds; the other 150 are held out to measure pass@1 and maj@16, before and after. Every arm trains
+on as many completions, over several random seeds:
+
+    python benchmarks/learning.py                       # the table and the figure, docs/learning.png
+    python benchmarks/learning.py --sweep               # one setting changed at a time, docs/learning_sweep.png
+
+Finished runs are kept in `outputs/learning/`, so that an interrupted benchmark goes on where it stopped.
+"""
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT / "scripts"))
+STEPS, GROUPS, GENERATIONS = 100, 4, 16
+T_QUANTILES = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}  # 97.5 %
+SAMPLES = 16  # completions of each held-out question
+
+# The paper's band, KL and estimator; the small world's own learning rate, since that depends on the model's size.
+SETTINGS = {
+    "use_cpu": True,
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "use_vllm": False,
+    "report_to": "none",
+    "disable_tqdm": True,
+    "save_strategy": "no",
+    "logging_steps": 1000,
+    "max_steps": STEPS,
+    "learning_rate": 1e-4,
+    "lr_scheduler_type": "constant",
+    "warmup_steps": 0,
+    "num_generations": GENERATIONS,
+    "per_device_train_batch_size": GROUPS * GENERATIONS,
+    "gradient_accumulation_steps": 1,
+    "max_completion_length": 8,
+    "max_instruction_length": 40,
+    "instruction_presence_penalty": 0.0,  # the words of a question return in the next: it would forbid them
+    "prompt_template": str(ROOT / "tests" / "tiny_template.yaml"),
+    "diversity_threshold": 1.0,  # there are only 200 questions: the same one may be written again
+}
+NO_BAND = {"min_pass_rate": 0.0, "max_pass_rate": 1.0}
+ON_SEEDS = {"instruction_source": "seeds"}
+
+# name -> settings that differ from SeRL's
+ARMS = {
+    "true labels on the seeds": ON_SEEDS | NO_BAND | {"label_source": "true_answer"},
+    "true labels on its own instructions": {"oracle": True},
+    "SeRL": {},
+    "SeRL without the difficulty filter": NO_BAND,
+    "SeRL, lower bound only": {"max_pass_rate": 1.0},
+    "SeRL, upper bound only": {"min_pass_rate": 0.0},
+    "vote only, on the seeds": ON_SEEDS,
+    "SeRL, Dr. GRPO": {"advantage_estimator": "dr_grpo"},
+    "SeRL, RLOO": {"advantage_estimator": "rloo"},
+    "SeRL, REINFORCE++": {"advantage_estimator": "reinforce_plus_plus"},
+    "SeRL, REINFORCE++-baseline": {"advantage_estimator": "reinforce_plus_plus_baseline"},
+    "SeRL from a weak start": {"start": 0.4},
+}
+
+
+def true_answer(question: str) -> int | None:
+    """Return the answer of a question of the small world, `None` if it is none."""
+    words = question.split()
+    if len(words) != 6 or words[:2] != ["what", "is"] or words[3] not in ("plus", "minus"):
+        return None
+    first, second = int(words[2]), int(words[4])
+    return first + second if words[3] == "plus" else first - second
+
+
+def oracle_reward(prompts, completions, answer=None, **kwargs) -> list[float]:
+    """Reward by the true answer, also where the model wrote the question: the upper bound of what labels can do."""
+    from serl_trl.rewards import is_correct
+
+    truths = [true_answer(prompt[0]["content"]) for prompt in prompts]
+    return [
+        float(truth is not None and is_correct(completion[0]["content"], str(truth)))
+        for truth, completion in zip(truths, completions, strict=True)
+    ]
+
+
+def split_questions() -> tuple[list[tuple], list[tuple]]:
+    """Return the 50 seeds and the 150 held-out questions, the same in all runs."""
+    from make_tiny_model import PAIRS
+
+    pairs = random.Random(0).sample(PAIRS, len(PAIRS))
+    return pairs[:50], pairs[50:]
+
+
+def train(arm: str, settings: dict, seed: int, folder: Path) -> dict:
+    """Train one arm with one random seed; return its measures before, during and after."""
+    import pyarrow.parquet as pq
+    from datasets import Dataset
+    from make_tiny_model import pass_at_1, question
+    from transformers import TrainerCallback
+
+    from serl_trl import SeRLConfig, SeRLTrainer
+
+    settings = dict(settings)
+    oracle, model = settings.pop("oracle", False), start_model(settings.pop("start", 0.78), folder)
+    seeds, held_out = split_questions()
+    texts = [question(*pair) for pair in seeds]
+    rows = Dataset.from_dict({"instruction": texts, "answer": [str(true_answer(text)) for text in texts]})
+    output = folder / f"run-{os.getpid()}"
+    shutil.rmtree(output, ignore_errors=True)
+    config = SeRLConfig(str(output), seed=seed, **SETTINGS | settings)
+    trainer = SeRLTrainer(str(model), config, rows, reward_funcs=oracle_reward if oracle else None)
+    curve = [(0, pass_at_1(trainer.model, trainer.processing_class, held_out))]
+
+    class Curve(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step % 10 == 0:
+                curve.append((state.global_step, pass_at_1(trainer.model, trainer.processing_class, held_out)))
+
+    trainer.add_callback(Curve())
+    began = time.perf_counter()
+    trainer.train()
+    seconds = time.perf_counter() - began
+    trainer.save_model(output)
+    files = sorted(output.glob("_ledger/*.parquet"))
+    trained = [row for path in files for row in pq.read_table(path).to_pylist() if row["fate"] == "trained"]
+    for row in trained:
+        truth = true_answer(row["instruction"])
+        row["right"] = truth is not None and row["pseudo_label"] == str(truth)
+    thirds = [[row for row in trained if row["trained_step"] * 3 // config.max_steps == third] for third in range(3)]
+    result = {
+        "arm": arm,
+        "seed": seed,
+        **measure(output, held_out, folder),
+        "curve": curve,
+        "label_accuracy": [sum(row["right"] for row in third) / len(third) for third in thirds],
+        "distinct": [len({row["instruction"] for row in third}) / len(third) for third in thirds],
+        "trained_tokens": trainer.loader.totals.counts["trained_tokens"],
+        "sampled_tokens": sum(
+            trainer.loader.totals.counts[f"{what}_tokens"] for what in ("instruction", "completion")
+        ),
+        "seconds": seconds,
+    }
+    shutil.rmtree(output)
+    return result
+
+
+def start_model(accuracy: float, folder: Path) -> Path:
+    """Return the folder of the model to start from, made if it is not there."""
+    if accuracy == 0.78:
+        return ROOT / "tests" / "tiny_model"
+    path = folder / f"start-{accuracy}"
+    if not path.exists():
+        script = [sys.executable, str(ROOT / "scripts" / "make_tiny_model.py"), "--accuracy", str(accuracy)]
+        subprocess.run([*script, "--output", str(path)], check=True, stdout=subprocess.DEVNULL)
+    return path
+
+
+def measure(model: Path, held_out: list[tuple], folder: Path) -> dict:
+    """Return pass@1 and maj@16 on the held-out questions, as `serl-trl eval` measures them."""
+    from make_tiny_model import question
+
+    from serl_trl.evaluation.arguments import EvaluationArguments
+    from serl_trl.evaluation.job import evaluate
+
+    data, output = folder / f"held-out-{os.getpid()}.jsonl", folder / f"eval-{os.getpid()}"
+    texts = [question(*pair) for pair in held_out]
+    data.write_text("".join(json.dumps({"question": t, "answer": str(true_answer(t))}) + "\n" for t in texts))
+    shutil.rmtree(output, ignore_errors=True)
+    results = evaluate(
+        EvaluationArguments(
+            model=str(model),
+            data=[str(data)],
+            num_samples=SAMPLES,
+            batch_size=len(held_out) * SAMPLES,
+            max_completion_length=8,
+            prompt_template=SETTINGS["prompt_template"],
+            use_vllm=False,
+            output_dir=str(output),
+        )
+    )
+    shutil.rmtree(output)
+    (metrics,) = (dataset["metrics"] for dataset in results["datasets"].values())
+    return {name: metrics[name]["value"] for name in ("pass@1", f"maj@{SAMPLES}")}
+
+
+def set_up_worker() -> None:
+    """Let each of the two processes have one core, and say nothing."""
+    import torch
+    from transformers.utils import logging
+
+    torch.set_num_threads(1)
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    sys.stdout = open(os.devnull, "w")
+
+
+def run_job(job: tuple) -> dict:
+    """Train one arm with one seed, in a worker; see [`train`]."""
+    return train(*job)
+
+
+def run_all(arms: dict[str, dict], seeds: int, folder: Path) -> list[dict]:
+    """Return the results of all arms and seeds; what an interrupted benchmark has finished is not run again."""
+    record = folder / "results.jsonl"
+    results = [json.loads(line) for line in record.read_text().splitlines()] if record.exists() else []
+    finished = {(result["arm"], result["seed"]) for result in results}
+    # Seed by seed, so that what an interrupt leaves is comparable.
+    jobs = [(arm, arms[arm], seed, folder) for seed in range(seeds) for arm in arms if (arm, seed) not in finished]
+    for accuracy in {settings.get("start", 0.78) for settings in arms.values()}:
+        start_model(accuracy, folder)
+    began = time.perf_counter()
+    with multiprocessing.get_context("spawn").Pool(2, set_up_worker) as pool, record.open("a") as file:
+        for done, result in enumerate(pool.imap_unordered(run_job, jobs), start=1):
+            file.write(json.dumps(result) + "\n")
+            file.flush()
+            results.append(result)
+            print(
+                f"{done}/{len(jobs)}  {result['arm']}, seed {result['seed']}: pass@1 {result['pass@1']:.3f}",
+                flush=True,
+            )
+    print(f"{len(jobs)} runs in {(time.perf_counter() - began) / 60:.1f} minutes\n")
+    return [result for result in results if result["arm"] in arms and result["seed"] < seeds]
+
+
+def interval(values: list[float]) -> tuple[float, float]:
+    """Return mean and half width of the 95 % t-interval over the seeds; no width for a single one."""
+    mean = statistics.mean(values)
+    if len(values) < 2:
+        return mean, 0.0
+    return mean, T_QUANTILES[len(values)] * statistics.stdev(values) / math.sqrt(len(values))
+
+
+def by_arm(results: list[dict], arms: dict[str, dict]) -> dict[str, list[dict]]:
+    """Return the results of each arm, with the gain in pass@1 over its start."""
+    for result in results:
+        result["gain"] = result["curve"][-1][1] - result["curve"][0][1]
+    return {arm: [result for result in results if result["arm"] == arm] for arm in arms}
+
+
+def table(groups: dict[str, list[dict]], start: dict) -> str:
+    """Return the Markdown table of all arms: means over the seeds."""
+    lines = [
+        "| arm | pass@1 | gain, 95 % interval | worst seed | maj@16 | labels right | different instructions |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+        f"| start | {start['pass@1']:.3f} | | | {start['maj@16']:.3f} | | |",
+    ]
+    for arm, runs in groups.items():
+        mean, half = interval([run["gain"] for run in runs])
+        final = statistics.mean(run["curve"][-1][1] for run in runs)
+        majority = statistics.mean(run["maj@16"] for run in runs)
+        thirds = {
+            name: " → ".join(f"{statistics.mean(run[name][third] for run in runs):.2f}" for third in range(3))
+            for name in ("label_accuracy", "distinct")
+        }
+        lines.append(
+            f"| {arm} | {final:.3f} | {mean:+.3f} ± {half:.3f} | {min(run['gain'] for run in runs):+.3f} | "
+            f"{majority:.3f} | {thirds['label_accuracy']} | {thirds['distinct']} |"
+        )
+    return "\n".join(lines)
+
+
+def draw(groups: dict[str, list[dict]], path: Path) -> None:
+    """Draw gains, curves, labels and diversity of the arms."""
+    figure, ((gains, curves), (labels, distinct)) = plt.subplots(2, 2, figsize=(13, 10), layout="constrained")
+    for place, (arm, runs) in enumerate(groups.items()):
+        values = [run["gain"] for run in runs]
+        mean, half = interval(values)
+        gains.errorbar(mean, -place, xerr=half, fmt="o", color="C0", capsize=3)
+        gains.plot(values, [-place] * len(values), "|", color="C1")
+    gains.axvline(0, color="gray", linewidth=0.8)
+    gains.set(title="gain in pass@1: mean, 95 % interval, each seed", yticks=[-n for n in range(len(groups))])
+    gains.set_yticklabels(list(groups))
+    for arm in list(groups)[:7]:
+        runs = groups[arm]
+        steps = [step for step, _ in runs[0]["curve"]]
+        curves.plot(steps, [statistics.mean(run["curve"][n][1] for run in runs) for n in range(len(steps))], label=arm)
+        for axis, name in ((labels, "label_accuracy"), (distinct, "distinct")):
+            axis.plot([1, 2, 3], [statistics.mean(run[name][n] for run in runs) for n in range(3)], "o-", label=arm)
+    curves.set(title="pass@1 on the held-out questions", xlabel="step")
+    labels.set(title="pseudo-labels that are right, of those trained on", xlabel="third of the run", xticks=[1, 2, 3])
+    distinct.set(title="different instructions, as a share", xlabel="third of the run", xticks=[1, 2, 3])
+    curves.legend(fontsize="small")
+    figure.savefig(path, dpi=80)
+
+
+def draw_sweep(groups: dict[str, list[dict]], path: Path) -> None:
+    """Draw the gain of each seed for each value of each setting of the sweep."""
+    figure, axes = plt.subplots(2, 4, figsize=(16, 7), layout="constrained", sharey=True)
+    for axis, (setting, values) in zip(axes.flat, SWEEP.items(), strict=False):
+        for place, value in enumerate(values):
+            gains = [run["gain"] for run in groups[f"{setting} {value}"]]
+            axis.plot([place] * len(gains), gains, "o", color="C1", alpha=0.6)
+            axis.plot([place - 0.2, place + 0.2], [statistics.mean(gains)] * 2, color="C0")
+        axis.axhline(0, color="gray", linewidth=0.8)
+        axis.set(title=setting, xticks=range(len(values)))
+        axis.set_xticklabels(list(values), fontsize="small")
+    figure.suptitle("gain in pass@1 over the start: each seed, and the mean")
+    figure.savefig(path, dpi=80)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--sweep", action="store_true", help="one setting changed at a time")
+    parser.add_argument("--seeds", type=int, help="runs of each arm; by default 5, and 3 in the sweep")
+    parser.add_argument("--output", type=Path, default=ROOT / "outputs" / "learning")
+    args = parser.parse_args()
+    args.output.mkdir(parents=True, exist_ok=True)
+    arms = ARMS
+    if args.sweep:
+        arms = {f"{setting} {value}": changes for setting, values in SWEEP.items() for value, changes in values.items()}
+    results = run_all(arms, args.seeds or (3 if args.sweep else 5), args.output)
+    groups = by_arm(results, arms)
+    print(table(groups, measure(start_model(0.78, args.output), split_questions()[1], args.output)))
+    figure = ROOT / "docs" / ("learning_sweep.png" if args.sweep else "learning.png")
+    (draw_sweep if args.sweep else draw)(groups, figure)
+    print(f"\n{figure.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
