@@ -10,14 +10,20 @@ on as many completions, over several random seeds:
 Finished runs are kept in `outputs/learning/`, so that an interrupted benchmark goes on where it stopped.
 """
 
+import argparse
 import json
+import math
+import multiprocessing
 import os
 import random
 import shutil
+import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+import matplotlib.pyplot as plt
 
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -268,7 +274,7 @@ def table(groups: dict[str, list[dict]], start: dict) -> str:
 def draw(groups: dict[str, list[dict]], path: Path) -> None:
     """Draw gains, curves, labels and diversity of the arms."""
     figure, ((gains, curves), (labels, distinct)) = plt.subplots(2, 2, figsize=(13, 10), layout="constrained")
-    for place, (arm, runs) in enumerate(groups.items()):
+    for place, runs in enumerate(groups.values()):
         values = [run["gain"] for run in runs]
         mean, half = interval(values)
         gains.errorbar(mean, -place, xerr=half, fmt="o", color="C0", capsize=3)
@@ -313,7 +319,9 @@ def main() -> None:
     args.output.mkdir(parents=True, exist_ok=True)
     arms = ARMS
     if args.sweep:
-        arms = {f"{setting} {value}": changes for setting, values in SWEEP.items() for value, changes in values.items()}
+        arms = {
+            f"{setting} {value}": changes for setting, values in SWEEP.items() for value, changes in values.items()
+        }
     results = run_all(arms, args.seeds or (3 if args.sweep else 5), args.output)
     groups = by_arm(results, arms)
     print(table(groups, measure(start_model(0.78, args.output), split_questions()[1], args.output)))

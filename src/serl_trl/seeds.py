@@ -7,7 +7,7 @@ import os
 from collections import Counter
 from pathlib import Path
 
-from datasets import Dataset, load_dataset
+from datasets import Dataset, get_dataset_split_names, load_dataset
 
 from .self_instruction.parsing import squeeze
 
@@ -15,6 +15,7 @@ from .self_instruction.parsing import squeeze
 logger = logging.getLogger(__name__)
 
 INSTRUCTION_COLUMNS = ("prompt", "problem", "question", "instruction")
+LETTERS = "ABCDEFGHIJ"  # of the options of a multiple-choice question; as many as `answer_format="choice"` reads
 _READERS = {}  # file extension -> function from the path to its rows
 
 
@@ -22,6 +23,7 @@ def load_seeds(source: str | os.PathLike | Dataset | list[str], column: str | No
     """Load seed instructions, with their true answers where there are any.
 
     Rows whose instruction is not text, is empty, or stood before are left out, counted and reported in one warning.
+    A row's `options`, if it has any, follow its instruction as in [`row_instruction`].
 
     Args:
         source (`str`, `PathLike`, [`~datasets.Dataset`] or `list[str]`):
@@ -37,27 +39,13 @@ def load_seeds(source: str | os.PathLike | Dataset | list[str], column: str | No
 
     Raises:
         ValueError:
-            If the file is missing, empty, broken (with the line's number) or of an unknown extension, if no column
-            fits (the columns are listed), or if no instruction is left.
+            As in [`read_rows`] and [`row_instruction`], or if no instruction is left.
     """
-    name = str(source) if isinstance(source, (str, os.PathLike)) else "the dataset"
-    if isinstance(source, Dataset):
-        rows = source.to_list()
-    elif isinstance(source, list):
-        rows = [{"instruction": text} for text in source]
-    elif isinstance(source, (str, os.PathLike)):
-        rows = _read_rows(str(source))
-    else:
-        raise ValueError(
-            f"Seeds can't be read from a {type(source).__name__}. Pass a Dataset, e.g. one of its splits."
-        )
-    if not rows:
-        raise ValueError(f"{name} is empty. Give it one instruction a row.")
-    column = _find_column(rows, column, name)
+    rows, column, name = read_rows(source, column)
     seeds, left_out = [], Counter()
     seen = set()
-    for row in rows:
-        text = _as_text(row.get(column))
+    for number, row in enumerate(rows, start=1):
+        text = row_instruction(row, column, f"{name}, row {number}")
         if text is None:
             left_out["not text"] += 1
         elif not squeeze(text):
@@ -74,8 +62,62 @@ def load_seeds(source: str | os.PathLike | Dataset | list[str], column: str | No
         raise ValueError(f"{name} has no instruction in its column {column!r}. Give it one text a row.")
     columns = {"instruction": [seed["instruction"] for seed in seeds]}
     if any("answer" in row for row in rows):
-        columns["answer"] = [_as_answer(seed["answer"]) for seed in seeds]
+        columns["answer"] = [as_answer(seed["answer"]) for seed in seeds]
     return Dataset.from_dict(columns)
+
+
+def read_rows(
+    source: str | os.PathLike | Dataset | list[str], column: str | None = None, split: str = "train"
+) -> tuple[list[dict], str, str]:
+    """Return all rows of a source as they are, the column of the instructions, and the source's name for messages.
+
+    Args:
+        source, column: As in [`load_seeds`].
+        split (`str`, *optional*, defaults to `"train"`):
+            The split of a dataset on the Hub; one that has no such split gives its `train` split.
+
+    Raises:
+        ValueError:
+            If the file is missing, empty, broken (with the line's number) or of an unknown extension, or if no column
+            fits (the columns are listed).
+    """
+    name = str(source) if isinstance(source, (str, os.PathLike)) else "the dataset"
+    if isinstance(source, Dataset):
+        rows = source.to_list()
+    elif isinstance(source, list):
+        rows = [{"instruction": text} for text in source]
+    elif isinstance(source, (str, os.PathLike)):
+        rows = _read_source(str(source), split)
+    else:
+        raise ValueError(
+            f"Instructions can't be read from a {type(source).__name__}. Pass a Dataset, e.g. one of its splits."
+        )
+    if not rows:
+        raise ValueError(f"{name} is empty. Give it one instruction a row.")
+    return rows, _find_column(rows, column, name), name
+
+
+def row_instruction(row: dict, column: str, place: str) -> str | None:
+    """Return the instruction of a row, or `None` if it is not text.
+
+    The texts in the row's `options`, if it has any, follow as lines "(A) ...", "(B) ..." (MMLU-Pro, arXiv 2406.01574).
+
+    Raises:
+        ValueError: if `options` is no list of texts, or a longer one than there are letters; `place` says where.
+    """
+    text, options = _as_text(row.get(column)), row.get("options")
+    if text is None or not options:
+        return text
+    if not isinstance(options, list) or not all(isinstance(option, str) for option in options):
+        raise ValueError(f"{place}: options is {options!r}. Make it a list of texts, or rename the column.")
+    if len(options) > len(LETTERS):
+        raise ValueError(f"{place}: there are {len(options)} options. Leave at most {len(LETTERS)}, A to J.")
+    return "\n".join([text, *(f"({letter}) {option}" for letter, option in zip(LETTERS, options, strict=False))])
+
+
+def as_answer(value) -> str | None:
+    """Return the text of an `answer`, which may be a number; `None` if there is none."""
+    return None if value is None else str(value).strip() or None
 
 
 def _find_column(rows: list[dict], column: str | None, name: str) -> str:
@@ -86,7 +128,7 @@ def _find_column(rows: list[dict], column: str | None, name: str) -> str:
     if found is None:
         raise ValueError(
             f"{name} has none of the columns {', '.join(INSTRUCTION_COLUMNS)}. Its columns are: "
-            f"{', '.join(columns)}. Rename one, or name it with `column` (`--seeds_column`)."
+            f"{', '.join(columns)}. Rename one, or name it with `column` (`--seeds_column`, `--data_column`)."
         )
     return found
 
@@ -104,24 +146,22 @@ def _as_text(value) -> str | None:
     return value
 
 
-def _as_answer(value) -> str | None:
-    return None if value is None else str(value).strip() or None
-
-
-def _read_rows(source: str) -> list[dict]:
+def _read_source(source: str, split: str) -> list[dict]:
     path = Path(source)
     extension = path.suffix.lower()
     if not path.exists() and (extension in _READERS or source.startswith((".", "/", "~")) or source.count("/") > 1):
-        raise ValueError(f"There is no file {source!r}. Check the path of the seeds.")
+        raise ValueError(f"There is no file {source!r}. Check its path.")
     if not path.exists():
         try:
-            return load_dataset(source, split="train").to_list()
+            if split != "train" and split not in get_dataset_split_names(source):
+                split = "train"
+            return load_dataset(source, split=split).to_list()
         except Exception as error:  # whatever the Hub, the network or the dataset's own files may bring
             raise ValueError(
                 f"{source!r} is no file here, and can't be loaded from the Hub ({type(error).__name__}: {error})."
             ) from error
     if extension not in _READERS or not path.is_file():
-        raise ValueError(f"Seeds can't be read from {source!r}. Use a file that ends in {', '.join(_READERS)}.")
+        raise ValueError(f"Instructions can't be read from {source!r}. Use a file that ends in {', '.join(_READERS)}.")
     if path.stat().st_size == 0:
         raise ValueError(f"{source} is empty. Give it one instruction a row.")
     try:

@@ -1,7 +1,23 @@
 import pytest
 
 from serl_trl import majority_vote
-from serl_trl.self_rewarding.answers import parse_answer, parse_true_answer
+from serl_trl.self_rewarding.answers import answers_equal, parse_answer, parse_true_answer
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "equal"),
+    [
+        ("\\frac\\pi2", "\\frac{\\pi}{2}", True),  # LaTeX that math-verify alone misreads
+        ("\\frac \\pi4 + 2 - \\sqrt2", "\\frac{\\pi}{4} + 2 - \\sqrt{2}", True),
+        ("\\frac \\pi4 + 2 - \\sqrt2", "2", False),
+        ("52_8", "52_9", False),  # in different bases
+        ("52_8", "52_{8}", True),
+        ("52_8", "52", True),  # leniently, if one leaves the base out
+    ],
+)
+def test_what_math_verify_misreads(first, second, equal):
+    answers = [parse_answer(f"\\boxed{{{text}}}") for text in (first, second)]
+    assert answers_equal(*answers) == equal
 
 
 @pytest.mark.parametrize(

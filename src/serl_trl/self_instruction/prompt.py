@@ -24,7 +24,7 @@ def load_template(name_or_path: str) -> PromptTemplate:
     """Read a template shipped with the package (`"math"`) or a YAML file of one's own.
 
     Raises:
-        ValueError: if there is no such template, or it has other fields.
+        ValueError: if there is no such template, it is no YAML, or it has other fields.
     """
     shipped = files("serl_trl").joinpath("templates", f"{name_or_path}.yaml")
     source = shipped if shipped.is_file() else Path(name_or_path)
@@ -33,7 +33,10 @@ def load_template(name_or_path: str) -> PromptTemplate:
             f"prompt_template {name_or_path!r} is neither a template of serl_trl nor a file. Set it to 'math' or to "
             "the path of a YAML file."
         )
-    content = yaml.safe_load(source.read_text(encoding="utf-8"))
+    try:
+        content = yaml.safe_load(source.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"prompt_template {name_or_path!r} is no YAML: {error}. Correct it.") from error
     names = [field.name for field in fields(PromptTemplate)]
     if not isinstance(content, dict) or sorted(content) != sorted(names):
         raise ValueError(f"prompt_template {name_or_path!r} must hold exactly the keys {', '.join(names)}.")

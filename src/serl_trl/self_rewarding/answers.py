@@ -15,6 +15,8 @@ from math_verify import parse, verify
 
 
 _TIMEOUT_SECONDS = 2  # an honest pair takes milliseconds; two huge powers would take math-verify's 5 s, each way
+_BARE_NUMERATOR = re.compile(r"\\([dt]?frac)\s*(\\(?:pi|alpha|beta|gamma|theta|phi))(?![a-zA-Z])\s*")
+_BASE = re.compile(r"\d_\{?(\d+)\}?$")  # "52_8", "101_{2}": math-verify drops the base
 _LARGEST_EXPONENT = 10_000  # beyond, numbers have thousands of digits and are compared by their form only
 
 
@@ -69,6 +71,8 @@ def parse_true_answer(true_answer: str, answer_format: str = "math") -> Answer:
 
 @lru_cache(maxsize=4096)
 def _parse_math(completion: str) -> Answer | None:
+    # math-verify reads "\frac\pi2" as a fraction of "\" and "p".
+    completion = _BARE_NUMERATOR.sub(r"\\\1{\2}", completion)
     expressions = parse(completion, parsing_timeout=_timeout())
     if not expressions:
         return None
@@ -84,6 +88,9 @@ def answers_equal(first: Answer, second: Answer) -> bool:
     if first.text == second.text:
         return True
     if not first.expressions or not second.expressions:
+        return False
+    bases = [_BASE.search(answer.text) for answer in (first, second)]
+    if all(bases) and bases[0][1] != bases[1][1]:
         return False
     if _is_huge(first) or _is_huge(second):
         return any(

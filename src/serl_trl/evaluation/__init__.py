@@ -1,0 +1,1 @@
+"""Evaluation: from labelled instructions to metrics with their intervals."""

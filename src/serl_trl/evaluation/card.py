@@ -1,0 +1,54 @@
+"""Results in the metadata of a model card, where the Hub reads them (`model-index`)."""
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCard
+
+
+def read_card(path: str | os.PathLike) -> ModelCard:
+    """Return the model card.
+
+    Raises:
+        ValueError: if there is none, or its metadata can't be read.
+    """
+    if not Path(path).is_file():
+        raise ValueError(
+            f"There is no model card {str(path)!r}. Use the folder of a trained model, which holds its card."
+        )
+    return ModelCard.load(path)
+
+
+def add_results(path: str | os.PathLike, results: Sequence[dict]) -> None:
+    """Write results into a model card, in the place of earlier ones of the same dataset and metric.
+
+    Args:
+        path (`str` or `PathLike`): The card, a README.md with metadata.
+        results (`Sequence[dict]`):
+            `{"dataset": "gsm8k", "metric": "pass@1", "value": 0.31, "details": {"num_samples": 16}}` each; `value` in
+            [0, 1], `details` (how it was measured) may be left out. `dataset` is a name of one's own or of the Hub.
+
+    Raises:
+        ValueError: As in [`read_card`].
+    """
+    card = read_card(path)
+    new = [
+        EvalResult(
+            task_type="text-generation",
+            task_name="Text Generation",
+            dataset_type=re.sub(r"[^\w./-]+", "-", result["dataset"]),
+            dataset_name=result["dataset"],
+            metric_type=result["metric"],
+            metric_name=result["metric"],
+            metric_value=result["value"],
+            metric_args=result.get("details"),
+        )
+        for result in results
+    ]
+    replaced = {(result.dataset_name, result.metric_type) for result in new}
+    kept = [r for r in card.data.eval_results or [] if (r.dataset_name, r.metric_type) not in replaced]
+    card.data.model_name = card.data.model_name or Path(path).resolve().parent.name
+    card.data.eval_results = [*kept, *new]
+    card.save(path)

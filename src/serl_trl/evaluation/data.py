@@ -1,0 +1,68 @@
+"""Labelled instructions to evaluate on: every row counts, and every true answer can be read."""
+
+from pathlib import Path
+
+from ..seeds import LETTERS, as_answer, read_rows, row_instruction
+from ..self_rewarding.answers import parse_true_answer
+
+
+def load_labelled(source: str, column: str | None = None, answer_format: str = "math") -> list[dict]:
+    """Load instructions with their true answers.
+
+    Unlike [`load_seeds`], it leaves nothing out: a row that cannot be used is an error.
+
+    Args:
+        source (`str`): A file or a dataset on the Hub, as in [`load_seeds`]; the `test` split, if it has one.
+        column (`str`, *optional*): The column of the instructions, as in [`load_seeds`].
+        answer_format (`str`, *optional*, defaults to `"math"`): See [`parse_answer`].
+
+    Returns:
+        `list[dict]`: `{"instruction": text, "level": text or None, "true_answer": text as written}` for each row.
+
+    Raises:
+        ValueError:
+            As in [`read_rows`], or with the first row that has no instruction, or no answer that can be read.
+    """
+    rows, column, name = read_rows(source, column, split="test")
+    if not any("answer" in row for row in rows):
+        columns = ", ".join(dict.fromkeys(key for row in rows for key in row))
+        raise ValueError(f"{name} has no column 'answer'. Its columns are: {columns}. Rename the one of true answers.")
+    labelled, unreadable = [], []
+    for number, row in enumerate(rows, start=1):
+        place = f"{name}, row {number}"
+        instruction = row_instruction(row, column, place)
+        if instruction is None or not instruction.strip():
+            raise ValueError(f"{place}: its {column!r} is {row.get(column)!r}. Give it a text.")
+        true_answer, level = as_answer(row.get("answer")), row.get("level")
+        try:
+            _check_answer(true_answer, row.get("options"), answer_format)
+        except ValueError as error:
+            unreadable.append(f"{place}, {instruction!r}: {error}")
+        labelled.append(
+            {
+                "instruction": instruction,
+                "level": None if level is None else str(level).removeprefix("Level "),  # MATH writes "Level 5"
+                "true_answer": true_answer,
+            }
+        )
+    if unreadable:
+        raise ValueError(f"{unreadable[0]} So it is with {len(unreadable)} of {len(rows)} rows.")
+    return labelled
+
+
+def _check_answer(true_answer: str | None, options: list[str] | None, answer_format: str) -> None:
+    if true_answer is None:
+        raise ValueError("It has no answer. Give it one, or leave the row out.")
+    answer = parse_true_answer(true_answer, answer_format)
+    if not options:
+        return
+    if answer_format != "choice":
+        raise ValueError(f"It has options, and answer_format is {answer_format!r}. Set answer_format to 'choice'.")
+    if answer.text not in LETTERS[: len(options)]:
+        raise ValueError(f"Its answer {true_answer!r} is none of its {len(options)} options. Correct it.")
+
+
+def data_name(source: str) -> str:
+    """Return the short name of a source: that of the file without its extension, or of the dataset."""
+    path = Path(source)
+    return path.stem if path.exists() else path.name

@@ -1,0 +1,148 @@
+"""What an evaluation reads and checks before a model is loaded."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+
+from .. import __version__
+from ..checks import check_chat_template
+from ..self_instruction.prompt import answer_prompt, load_template, tokenize_prompts
+from .arguments import EvaluationArguments
+from .card import read_card
+from .data import data_name, load_labelled
+from .record import read_record
+
+
+@dataclass(frozen=True)
+class LabelledData:
+    """One of the sources to evaluate on.
+
+    Attributes:
+        source (`str`): The file or dataset.
+        rows (`list[dict]`): From [`load_labelled`].
+        prompt_ids (`list[list[int]]`): The tokens of each row's prompt.
+        record (`Path`): The file of its record.
+        settings (`dict`): The settings of its record.
+        done (`dict[int, dict]`): What an interrupted evaluation has sampled, by the number of the row.
+    """
+
+    source: str
+    rows: list[dict]
+    prompt_ids: list[list[int]]
+    record: Path
+    settings: dict
+    done: dict[int, dict]
+
+
+@dataclass(frozen=True)
+class Job:
+    """An evaluation that can begin: its settings, the data by name, and the results to compare with, if any."""
+
+    args: EvaluationArguments
+    tokenizer: PreTrainedTokenizerBase
+    settings: dict
+    datasets: dict[str, LabelledData]
+    baseline: dict | None
+
+
+def prepare(args: EvaluationArguments) -> Job:
+    """Return the evaluation, checked; raise `ValueError` if data, model, settings and `output_dir` don't go together."""
+    names = [data_name(source) for source in args.data]
+    if len(set(names)) < len(names):
+        raise ValueError(f"Two of data have the same name: {', '.join(names)}. Rename one, or evaluate it apart.")
+    labelled = {
+        name: load_labelled(source, args.data_column, args.answer_format)
+        for name, source in zip(names, args.data, strict=True)
+    }
+    baseline = _read_baseline(args.compare, labelled) if args.compare else None
+    if args.write_card:
+        read_card(Path(args.model) / "README.md")
+    template = load_template(args.prompt_template)
+    tokenizer, config = _load_tokenizer(args)
+    settings = _settings(args, config, template.answer_request)
+    datasets = {}
+    for source, (name, rows) in zip(args.data, labelled.items(), strict=True):
+        prompts = [answer_prompt(row["instruction"], template) for row in rows]
+        prompt_ids = tokenize_prompts(tokenizer, prompts, **(args.chat_template_kwargs or {}))
+        _check_lengths(prompt_ids, rows, name, config, args.max_completion_length)
+        digest = hashlib.sha256(json.dumps([row["instruction"] for row in rows]).encode()).hexdigest()
+        own = settings | {"instructions": len(rows), "instructions_sha256": digest}
+        record = Path(args.output_dir) / f"{name}.jsonl"
+        datasets[name] = LabelledData(source, rows, prompt_ids, record, own, read_record(record, own))
+    settings |= {"answer_format": args.answer_format, "serl_trl": __version__}
+    return Job(args, tokenizer, settings, datasets, baseline)
+
+
+def base_model(model: str) -> str | None:
+    """Return the base model of a PEFT adapter's folder, `None` if `model` is none."""
+    path = Path(model) / "adapter_config.json"
+    return json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"] if path.is_file() else None
+
+
+def _load_tokenizer(args: EvaluationArguments) -> tuple[PreTrainedTokenizerBase, PretrainedConfig]:
+    """Return tokenizer and configuration of the model; those of its base model if it is an adapter without its own."""
+    base = base_model(args.model) or args.model
+    source = args.model if (Path(args.model) / "tokenizer_config.json").is_file() else base
+    try:
+        config = AutoConfig.from_pretrained(base, trust_remote_code=args.trust_remote_code)
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=args.trust_remote_code)
+    except OSError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"The model {base!r} is neither a folder here nor to be had from the Hub: {reason}"
+        ) from error
+    check_chat_template(tokenizer, args.model)
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer, config
+
+
+def _check_lengths(
+    prompt_ids: list[list[int]], rows: list[dict], name: str, config: PretrainedConfig, max_completion_length: int
+) -> None:
+    context = getattr(config.get_text_config(), "max_position_embeddings", None) or 2**31
+    longest = max(range(len(rows)), key=lambda number: len(prompt_ids[number]))
+    room = context - len(prompt_ids[longest])
+    if max_completion_length > room:
+        raise ValueError(
+            f"{name}, row {longest + 1}, {rows[longest]['instruction']!r}: its prompt has {len(prompt_ids[longest])} "
+            f"tokens, and with max_completion_length={max_completion_length} that is more than the model's context of "
+            f"{context}. " + (f"Set it to at most {room}." if room > 0 else "Leave the row out.")
+        )
+
+
+def _settings(args: EvaluationArguments, config: PretrainedConfig, answer_request: str) -> dict:
+    """Return all that the completions depend on, but for the data."""
+    names = ("model", "num_samples", "temperature", "top_p", "max_completion_length", "seed", "dtype")
+    names += ("chat_template_kwargs",)
+    # Weights may take the place of others in the same folder, or under the same name on the Hub.
+    times = [path.stat().st_mtime for path in Path(args.model).glob("*.safetensors")]
+    written = datetime.fromtimestamp(max(times), UTC).isoformat() if times else None
+    return {name: getattr(args, name) for name in names} | {
+        "engine": "vllm" if args.use_vllm else "transformers",
+        "batch_size": None if args.use_vllm else args.batch_size,
+        "answer_request": answer_request,
+        "weights_of": written or getattr(config, "_commit_hash", None),
+    }
+
+
+def _read_baseline(path: str, labelled: dict[str, list[dict]]) -> dict:
+    """Return the results to compare with, of the names that share an instruction with what is evaluated now."""
+    try:
+        baseline = json.loads(Path(path).read_text(encoding="utf-8"))
+        instructions = {name: {r["instruction"] for r in d["rows"]} for name, d in baseline["datasets"].items()}
+    except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"compare is {path!r}, which is no results.json of an evaluation ({error}).") from error
+    common = [
+        name for name, rows in labelled.items() if any(r["instruction"] in instructions.get(name, ()) for r in rows)
+    ]
+    if not common:
+        raise ValueError(
+            f"compare is {path!r}, with results on {', '.join(instructions)}, which share no instruction with "
+            f"{', '.join(labelled)}. Name results on the same data, in files of the same name."
+        )
+    return baseline | {"datasets": {name: baseline["datasets"][name] for name in common}}

@@ -1,0 +1,64 @@
+"""The results as a table that reads well in a terminal and in Markdown."""
+
+from collections.abc import Sequence
+
+from .metrics import RESAMPLES
+
+
+def report(results: dict) -> str:
+    """Return the text of `results.md`: how it was measured, all metrics by dataset and level, and the comparison."""
+    settings, datasets = results["settings"], results["datasets"]
+    parts = [
+        f"{settings['model']}: {settings['num_samples']} completions of each instruction by {settings['engine']}, "
+        f"temperature {settings['temperature']}, top_p {settings['top_p']}, at most "
+        f"{settings['max_completion_length']} tokens, seed {settings['seed']}.\n"
+        f"In %, with 95 % intervals (percentile bootstrap over instructions, {RESAMPLES:,} resamples). A completion "
+        "without a readable answer, or cut off, is wrong.",
+        table(list(datasets), _metric_lines(datasets)),
+    ]
+    if comparison := results.get("comparison"):
+        different = "; ".join(comparison["different_settings"]) or "none"
+        parts += [
+            f"Difference from {comparison['with']}, in points, on the same instructions. Settings that differ: {different}.",
+            table(list(comparison["datasets"]), _difference_lines(comparison["datasets"])),
+        ]
+    return "\n\n".join(parts)
+
+
+def table(names: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """Return a Markdown table with a column for each name, its cells padded; each line is a label and its cells."""
+    lines = [["", *names], *lines]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(names) + 1)]
+    padded = ["| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in lines]
+    return "\n".join([padded[0], "| " + " | ".join("-" * width for width in widths) + " |", *padded[1:]])
+
+
+def _metric_lines(datasets: dict[str, dict]) -> list[list[str]]:
+    columns = list(datasets.values())
+    metrics = list(columns[0]["metrics"])
+    lines = [["instructions", *(str(len(column["rows"])) for column in columns)]]
+    lines += [[metric, *(_percent(column["metrics"][metric]) for column in columns)] for metric in metrics]
+    most = [metric for metric in metrics if metric.startswith("maj")][-1]
+    for level in sorted({level for column in columns for level in column["levels"]}):
+        found = [column["levels"].get(level) for column in columns]
+        lines.append([f"level {level}: instructions", *(str(f["instructions"]) if f else "" for f in found)])
+        lines += [
+            [f"level {level}: {metric}", *(_percent(f["metrics"][metric]) if f else "" for f in found)]
+            for metric in dict.fromkeys(["pass@1", most])
+        ]
+    return lines
+
+
+def _difference_lines(datasets: dict[str, dict]) -> list[list[str]]:
+    columns = list(datasets.values())
+    metrics = dict.fromkeys(metric for column in columns for metric in column)
+    counts = [next(iter(column.values())) for column in columns]
+    lines = [[name.replace("_", " "), *(str(c[name]) for c in counts)] for name in ("instructions", "left_out")]
+    for metric in metrics:
+        found = [column.get(metric) for column in columns]
+        lines.append([metric, *(_percent(f, "difference", "+") if f else "" for f in found)])
+    return lines
+
+
+def _percent(metric: dict[str, float], value: str = "value", sign: str = "") -> str:
+    return f"{100 * metric[value]:{sign}.1f} [{100 * metric['low']:{sign}.1f}, {100 * metric['high']:{sign}.1f}]"

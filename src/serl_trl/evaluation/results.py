@@ -1,0 +1,74 @@
+"""From completions to rows, and from rows to what `results.json` holds."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..self_rewarding.answers import answers_equal, parse_true_answer
+from ..self_rewarding.voting import answer_classes, read_answers
+from .metrics import by_level, paired_difference, summarize
+from .record import setting_differences
+
+
+def score(
+    labelled: dict, completions: Sequence[str], truncated: Sequence[bool] | None = None, answer_format: str = "math"
+) -> dict:
+    """Return a row (see `metrics.py`), read by the rules of training: a truncated completion has no answer.
+
+    Args:
+        labelled (`dict`): An instruction with its true answer, from [`load_labelled`].
+        completions, truncated, answer_format: Shape (n,), as in [`majority_vote`].
+
+    Raises:
+        ValueError: if the true answer cannot be read.
+    """
+    answers = read_answers(completions, truncated, answer_format)
+    classes: list[int | None] = [None] * len(answers)
+    for number, members in enumerate(answer_classes(answers)):
+        for member in members:
+            classes[member] = number
+    true_answer = parse_true_answer(labelled["true_answer"], answer_format)
+    return labelled | {
+        "answers": [None if answer is None else answer.text for answer in answers],
+        "correct": [int(answer is not None and answers_equal(true_answer, answer)) for answer in answers],
+        "classes": classes,
+        "truncated": list(truncated or [False] * len(completions)),
+    }
+
+
+def dataset_results(source: str, rows: Sequence[dict]) -> dict:
+    """Return the results on one source: its metrics, those of each level, and the rows."""
+    levels = {level: {"instructions": len(some), "metrics": summarize(some)} for level, some in by_level(rows).items()}
+    return {"source": source, "metrics": summarize(rows), "levels": levels, "rows": list(rows)}
+
+
+def comparison(results: dict, baseline: dict) -> dict:
+    """Return what differs in the settings, and every metric that both have, on the sources that both have."""
+    datasets = {}
+    for name, other in baseline["datasets"].items():
+        own = results["datasets"][name]
+        datasets[name] = {
+            metric: paired_difference(own["rows"], other["rows"], metric)
+            for metric in own["metrics"]
+            if metric in other["metrics"]
+        }
+    return {
+        "different_settings": setting_differences(results["settings"], baseline["settings"]),
+        "datasets": datasets,
+    }
+
+
+def card_results(results: dict) -> list[dict]:
+    """Return every pass@k and maj@k of each source as [`add_results`] takes them."""
+    settings = results["settings"]
+    measured = {name: settings[name] for name in ("num_samples", "temperature", "top_p", "max_completion_length")}
+    return [
+        {
+            "dataset": name if Path(data["source"]).exists() else data["source"],
+            "metric": metric,
+            "value": round(values["value"], 4),
+            "details": {"interval_95": [round(values["low"], 4), round(values["high"], 4)], **measured},
+        }
+        for name, data in results["datasets"].items()
+        for metric, values in data["metrics"].items()
+        if "@" in metric
+    ]
