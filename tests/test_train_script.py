@@ -13,6 +13,7 @@ import pytest
 import yaml
 from conftest import ROOT, TINY_MODEL, TINY_SETTINGS, tiny_seeds
 from datasets import load_dataset
+from huggingface_hub import ModelCard
 
 from serl_trl.checks import last_checkpoint
 
@@ -32,6 +33,9 @@ def test_accelerate_launch_trains_from_a_file_of_questions(tmp_path):
     launch = [str(Path(sys.executable).parent / "accelerate"), "launch", "--config_file"]
     launch += [str(ROOT / "accelerate_configs" / "cpu.yaml"), str(ROOT / "train.py")]
     arguments = ["--config", str(tmp_path / "recipe.yaml"), "--seeds", str(tmp_path / "questions.jsonl")]
+    with open(tmp_path / "labelled.jsonl", "w") as file:
+        file.writelines(json.dumps({"question": f"what is 2 plus {n} ?", "answer": 2 + n}) + "\n" for n in range(4))
+    arguments += ["--eval_data", str(tmp_path / "labelled.jsonl"), "--eval_steps", "2"]
     arguments += ["--output_dir", str(tmp_path / "run"), "--max_steps", "3"]  # the command line has the last word
     result = run(*launch, *arguments)
     assert result.returncode == 0, result.stderr[-3000:]
@@ -39,6 +43,12 @@ def test_accelerate_launch_trains_from_a_file_of_questions(tmp_path):
     for part in ("rejected", "Pass rate", "Reward", "Tokens", "Seconds", "Some of its instructions"):
         assert part in result.stdout
     assert {"model.safetensors", "trainer_state.json", "README.md"} <= {p.name for p in (tmp_path / "run").iterdir()}
+    # Accuracy at the start, after two steps and at the end; the last is in the card.
+    accuracies = result.stdout.split("Accuracy")[1].splitlines()[0].split()
+    assert len(accuracies) == 3
+    (shown,) = ModelCard.load(tmp_path / "run" / "README.md").data.eval_results
+    assert (shown.dataset_name, shown.metric_type) == ("labelled", "pass@1")
+    assert shown.metric_value == pytest.approx(float(accuracies[-1]), abs=1e-3)
     ledger = load_dataset("parquet", data_files=f"{tmp_path}/run/_ledger/*.parquet", cache_dir=str(tmp_path / "cache"))
     assert "trained" in ledger["train"]["fate"]
 

@@ -1,8 +1,8 @@
 """TRL's GRPO trainer, fed by self-play."""
 
-import math
 import os
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from accelerate.utils import gather_object
@@ -24,9 +24,9 @@ from .iterations import EndIteration, iteration_folder, reset_reference, resolve
 from .ledger import Ledger
 from .loader import SelfPlayLoader
 from .rewards import self_play_reward
+from .rows import evaluation_rows, placeholder_rows
 from .sampler import TrainerSampler, engine_for_device, prepare_engine
 from .seeds import load_seeds
-from .self_instruction.prompt import answer_prompt, load_template
 from .serl_config import SeRLConfig
 from .types import Group
 
@@ -91,6 +91,11 @@ class SeRLTrainer(GRPOTrainer):
     ):
         if not isinstance(args, SeRLConfig):
             raise ValueError(f"args must be a SeRLConfig, got {type(args).__name__}.")
+        if args.num_self_play_iterations > 1 and any(optimizers):
+            raise ValueError(
+                f"optimizers are given, and num_self_play_iterations is {args.num_self_play_iterations}: each iteration "
+                "makes its own. Leave them out, or run one iteration at a time."
+            )
         if checks.last_checkpoint(args.output_dir) is None:
             checks.resolve_checkpoint(None, args)  # whether to resume is said to `train`, but here nothing could be
         rows = load_seeds(train_dataset)
@@ -120,8 +125,8 @@ class SeRLTrainer(GRPOTrainer):
                 model=model,
                 reward_funcs=self_play_reward if reward_funcs is None else reward_funcs,
                 args=args,
-                train_dataset=_placeholders(args),
-                eval_dataset=None if eval_dataset is None else _evaluation_rows(eval_dataset, args),
+                train_dataset=placeholder_rows(args),
+                eval_dataset=None if eval_dataset is None else evaluation_rows(eval_dataset, args),
                 processing_class=processing_class,
                 callbacks=callbacks,
                 optimizers=optimizers,
@@ -129,17 +134,22 @@ class SeRLTrainer(GRPOTrainer):
                 peft_config=peft_config,
             )
         prepare_engine(self)
-        self._loader_arguments = (seeds, TrainerSampler(self), max_tokens, control_tokens, true_answers)
+        self._make_loader = partial(
+            SelfPlayLoader,
+            args,
+            seeds,
+            TrainerSampler(self),
+            max_tokens=max_tokens,
+            control_tokens=control_tokens,
+            true_answers=true_answers,
+        )
         self._begin_iteration(1)
         self.add_callback(EndIteration(self))
 
     def _begin_iteration(self, iteration: int) -> None:
         """Make a loader with a fresh pool, whose ledger is in `output_dir`."""
-        seeds, sampler, max_tokens, control_tokens, true_answers = self._loader_arguments
         ledger = Ledger(self.args.output_dir, is_writer=self.accelerator.is_main_process)
-        self.loader = SelfPlayLoader(
-            self.args, seeds, sampler, ledger, max_tokens, control_tokens, true_answers, iteration
-        )
+        self.loader = self._make_loader(ledger=ledger, iteration=iteration)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
         """Train as [`~transformers.Trainer.train`] does, `num_self_play_iterations` times over.
@@ -321,21 +331,3 @@ class SeRLTrainer(GRPOTrainer):
             "num_generations": self.num_generations,
             "num_iterations": self.num_iterations,
         }
-
-
-def _placeholders(args: SeRLConfig) -> Dataset:
-    """Return rows for TRL's data loader, as many as the run takes: one epoch, whose length is `max_steps`."""
-    cycle = args.steps_per_generation * args.num_iterations  # batches from one generation to the next
-    generations = math.ceil(args.max_steps * args.gradient_accumulation_steps / cycle)
-    rows = generations * (args.generation_batch_size // args.num_generations)
-    return Dataset.from_dict({"prompt": [[{"role": "user", "content": ""}]] * rows})
-
-
-def _evaluation_rows(source: str | os.PathLike | Dataset, args: SeRLConfig) -> Dataset:
-    """Return rows for TRL's evaluation: the prompt of training, and the true answer."""
-    rows, template = load_seeds(source), load_template(args.prompt_template)
-    if "answer" not in rows.column_names or None in rows["answer"]:
-        raise ValueError("eval_dataset has rows without an answer. Give each row one, in a column `answer`.")
-    prompts = [answer_prompt(instruction, template) for instruction in rows["instruction"]]
-    columns = {"prompt": prompts, "answer": rows["answer"], "answer_format": [args.answer_format] * len(rows)}
-    return Dataset.from_dict(columns)

@@ -1,18 +1,23 @@
 """Labelled instructions to evaluate on: every row counts, and every true answer can be read."""
 
+import os
 from pathlib import Path
+
+from datasets import Dataset
 
 from ..seeds import LETTERS, as_answer, read_rows, row_instruction
 from ..self_rewarding.answers import parse_true_answer
 
 
-def load_labelled(source: str, column: str | None = None, answer_format: str = "math") -> list[dict]:
+def load_labelled(
+    source: str | os.PathLike | Dataset, column: str | None = None, answer_format: str = "math"
+) -> list[dict]:
     """Load instructions with their true answers.
 
     Unlike [`load_seeds`], it leaves nothing out: a row that cannot be used is an error.
 
     Args:
-        source (`str`): A file or a dataset on the Hub, as in [`load_seeds`]; the `test` split, if it has one.
+        source: As in [`load_seeds`]; of a dataset on the Hub the `test` split, if it has one.
         column (`str`, *optional*): The column of the instructions, as in [`load_seeds`].
         answer_format (`str`, *optional*, defaults to `"math"`): See [`parse_answer`].
 
