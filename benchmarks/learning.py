@@ -7,7 +7,7 @@ on as many completions, over several random seeds:
     python benchmarks/learning.py                       # the table and the figure, docs/learning.png
     python benchmarks/learning.py --sweep               # one setting changed at a time, docs/learning_sweep.png
 
-Finished runs are kept in `outputs/learning/`, so that an interrupted benchmark goes on where it stopped.
+Finished runs are kept in `outputs/learning` and `outputs/learning_sweep`, so that an interrupted benchmark goes on where it stopped.
 """
 
 import argparse
@@ -21,6 +21,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -150,11 +151,11 @@ def train(arm: str, settings: dict, seed: int, folder: Path) -> dict:
     trainer.train()
     seconds = time.perf_counter() - began
     trainer.save_model(output)
-    files = sorted(output.glob("_ledger/*.parquet"))
-    trained = [row for path in files for row in pq.read_table(path).to_pylist() if row["fate"] == "trained"]
-    for row in trained:
+    ledger = [row for path in sorted(output.glob("_ledger/*.parquet")) for row in pq.read_table(path).to_pylist()]
+    for row in ledger:
         truth = true_answer(row["instruction"])
         row["right"] = truth is not None and row["pseudo_label"] == str(truth)
+    trained = [row for row in ledger if row["fate"] == "trained"]
     thirds = [[row for row in trained if row["trained_step"] * 3 // config.max_steps == third] for third in range(3)]
     result = {
         "arm": arm,
@@ -163,6 +164,7 @@ def train(arm: str, settings: dict, seed: int, folder: Path) -> dict:
         "curve": curve,
         "label_accuracy": [sum(row["right"] for row in third) / len(third) for third in thirds],
         "distinct": [len({row["instruction"] for row in third}) / len(third) for third in thirds],
+        "calibration": calibration(ledger),
         "trained_tokens": trainer.loader.totals.counts["trained_tokens"],
         "sampled_tokens": sum(
             trainer.loader.totals.counts[f"{what}_tokens"] for what in ("instruction", "completion")
@@ -171,6 +173,24 @@ def train(arm: str, settings: dict, seed: int, folder: Path) -> dict:
     }
     shutil.rmtree(output)
     return result
+
+
+def calibration(ledger: list[dict]) -> dict[str, list[list[int]]]:
+    """Return, for all groups that were voted on, how many pseudo-labels were right and how many there were.
+
+    By tenths of the pass rate, and of the margin: the share of the first answer less that of the second.
+    """
+    counts = {name: [[0, 0] for _ in range(11)] for name in ("pass rate", "margin")}
+    for row in ledger:
+        if row["pseudo_label"] is None:
+            continue
+        answers = Counter(answer for answer in row["answers"] if answer is not None).most_common(2)
+        second = answers[1][1] if len(answers) > 1 else 0
+        values = {"pass rate": row["pass_rate"], "margin": row["pass_rate"] - second / len(row["answers"])}
+        for name, value in values.items():
+            right, total = counts[name][round(10 * value)]
+            counts[name][round(10 * value)] = [right + row["right"], total + 1]
+    return counts
 
 
 def start_model(accuracy: float, folder: Path) -> Path:
@@ -312,17 +332,29 @@ def draw(groups: dict[str, list[dict]], path: Path) -> None:
     figure.savefig(path, dpi=80)
 
 
+def sweep_name(changes: dict) -> str:
+    """Return the name of an arm of the sweep, that of SeRL itself for no changes."""
+    return ", ".join(["SeRL", *(f"{setting} {value}" for setting, value in changes.items())])
+
+
 def draw_sweep(groups: dict[str, list[dict]], path: Path) -> None:
     """Draw the gain of each seed for each value of each setting of the sweep."""
-    figure, axes = plt.subplots(2, 4, figsize=(16, 7), layout="constrained", sharey=True)
+    figure, axes = plt.subplots(2, 5, figsize=(19, 7), layout="constrained")
     for axis, (setting, values) in zip(axes.flat, SWEEP.items(), strict=False):
         for place, value in enumerate(values):
-            gains = [run["gain"] for run in groups[f"{setting} {value}"]]
+            gains = [run["gain"] for run in groups[sweep_name(values[value])]]
             axis.plot([place] * len(gains), gains, "o", color="C1", alpha=0.6)
             axis.plot([place - 0.2, place + 0.2], [statistics.mean(gains)] * 2, color="C0")
         axis.axhline(0, color="gray", linewidth=0.8)
         axis.set(title=setting, xticks=range(len(values)))
         axis.set_xticklabels(list(values), fontsize="small")
+        axis.set_ylim(-0.06, 0.08)
+    for axis, name in zip(axes.flat[-2:], ("pass rate", "margin"), strict=True):
+        runs = groups["SeRL"]
+        counts = [[sum(run["calibration"][name][place][n] for run in runs) for n in (0, 1)] for place in range(11)]
+        seen = [place for place in range(11) if counts[place][1] >= 20]
+        axis.plot([place / 10 for place in seen], [counts[place][0] / counts[place][1] for place in seen], "o-")
+        axis.set(title=f"pseudo-labels that are right, by {name}", ylim=(0, 1.02), xlim=(0, 1.02))
     figure.suptitle("gain in pass@1 over the start: each seed, and the mean")
     figure.savefig(path, dpi=80)
 
@@ -331,18 +363,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sweep", action="store_true", help="one setting changed at a time")
     parser.add_argument("--seeds", type=int, help="runs of each arm; by default 5, and 3 in the sweep")
-    parser.add_argument("--output", type=Path, default=ROOT / "outputs" / "learning")
     args = parser.parse_args()
-    args.output.mkdir(parents=True, exist_ok=True)
+    name = "learning_sweep" if args.sweep else "learning"
+    folder = ROOT / "outputs" / name
+    folder.mkdir(parents=True, exist_ok=True)
     arms = ARMS
     if args.sweep:
-        arms = {
-            f"{setting} {value}": changes for setting, values in SWEEP.items() for value, changes in values.items()
-        }
-    results = run_all(arms, args.seeds or (3 if args.sweep else 5), args.output)
+        arms = {sweep_name(changes): changes for values in SWEEP.values() for changes in values.values()}
+    results = run_all(arms, args.seeds or (3 if args.sweep else 5), folder)
     groups = by_arm(results, arms)
-    print(table(groups, measure(start_model(0.78, args.output), split_questions()[1], args.output)))
-    figure = ROOT / "docs" / ("learning_sweep.png" if args.sweep else "learning.png")
+    print(table(groups, measure(start_model(0.78, folder), split_questions()[1], folder)))
+    figure = ROOT / "docs" / f"{name}.png"
     (draw_sweep if args.sweep else draw)(groups, figure)
     print(f"\n{figure.relative_to(ROOT)}")
 
