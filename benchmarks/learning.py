@@ -96,7 +96,8 @@ SWEEP = {
 def true_answer(question: str) -> int | None:
     """Return the answer of a question of the small world, `None` if it is none."""
     words = question.split()
-    if len(words) != 6 or words[:2] != ["what", "is"] or words[3] not in ("plus", "minus"):
+    is_one = len(words) == 6 and words[:2] == ["what", "is"] and words[3] in ("plus", "minus") and words[5] == "?"
+    if not (is_one and words[2].isdecimal() and words[4].isdecimal()):
         return None
     first, second = int(words[2]), int(words[4])
     return first + second if words[3] == "plus" else first - second

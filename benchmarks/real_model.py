@@ -2,7 +2,8 @@
 
 1. Warm-up, on labelled questions of its own: as it comes, the model's majority is right too seldom for self-play (23 % of
    two-digit sums, docs/runs.md). A few supervised steps bring it to where the majority is mostly right.
-2. SeRL from 60 seeds without answers, and RL with true labels on the same 60 seeds, the same settings otherwise.
+2. SeRL from 60 seeds without answers, and RL with true labels on the same 60 seeds (without the difficulty band, as RL
+   with true labels usually is); all other settings are the same.
 3. `serl-trl eval` on 300 held-out questions before and after, and `--compare` between them.
 
     python benchmarks/real_model.py --output outputs/real_model
@@ -14,6 +15,7 @@ import argparse
 import json
 import os
 import random
+import shutil
 import subprocess
 import sys
 import time
@@ -83,7 +85,7 @@ def warm_up(model_folder: Path, rows: list[dict], target: float, output: Path) -
 
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
-    model = AutoModelForCausalLM.from_pretrained(model_folder)
+    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)  # bfloat16 is slow on a CPU
     template = load_template("math")
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5, weight_decay=0.0)
 
@@ -147,12 +149,15 @@ def main() -> None:
         (output / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     start = output / "start"
     if not start.exists():
-        warm_up(make_demo_model(), questions["warm_up"], args.target, start)
+        unfinished = output / "start_unfinished"
+        warm_up(make_demo_model(), questions["warm_up"], args.target, unfinished)
+        unfinished.rename(start)
     evaluate(start, output)
     for arm, settings in {} if args.warm_up_only else ARMS.items():
         recipe, seeds = output / f"{arm}.yaml", "seeds" if "label_source" in settings else "seeds_without_answers"
         recipe.write_text(yaml.safe_dump(TRAINING | settings | {"model_name_or_path": str(start)}))
         if not (output / arm / "model.safetensors").exists():
+            shutil.rmtree(output / arm, ignore_errors=True)  # what an interrupted run left
             arguments = ["--config", str(recipe), "--seeds", str(output / f"{seeds}.jsonl")]
             run("train", *arguments, "--output_dir", str(output / arm))
         evaluate(output / arm, output, output / "eval_start")

@@ -59,15 +59,25 @@ def test_estimators_are_their_formulas(estimator, seed):
 
 
 @pytest.mark.parametrize(
-    ("estimator", "value"),
-    [("rloo", 0.5), ("reinforce_plus_plus_baseline", None), ("reinforce_plus_plus", None)],
+    ("estimator", "values"),
+    [
+        ("rloo", [0.5, -1.0, 0.5]),
+        # whitened over the three that count
+        ("reinforce_plus_plus_baseline", [0.7071, -1.4142, 0.7071]),
+        ("reinforce_plus_plus", [0.7071, -1.4142, 0.7071]),
+    ],
 )
-def test_a_completion_without_a_reward_has_no_part_in_its_group(estimator, value):
+def test_a_completion_without_a_reward_moves_nothing(estimator, values):
     rewards = torch.tensor([1.0, 0.0, 1.0, torch.nan])
     advantages = token_advantages(estimator, rewards, torch.zeros(4, 1), torch.ones(4, 1), 4)[:, 0]
-    assert advantages.isfinite().all()
-    if value is not None:
-        assert advantages.tolist() == [value, -1.0, value, 0.0]  # over the two others that have one
+    assert advantages.tolist() == pytest.approx([*values, 0.0], abs=1e-4)
+
+
+@pytest.mark.parametrize("estimator", IN_REWARD)
+def test_nothing_to_learn_from_is_no_error(estimator):
+    alone = torch.tensor([1.0, torch.nan, torch.nan, torch.nan])  # nothing to compare it with
+    for rewards, mask in ((alone, torch.ones(4, 1)), (torch.ones(4), torch.zeros(4, 1))):
+        assert token_advantages(estimator, rewards, torch.zeros(4, 1), mask, 4).tolist() == [[0.0]] * 4
 
 
 def run(tmp_path, **changes) -> tuple[SeRLTrainer, dict]:

@@ -12,6 +12,7 @@ def test_defaults_are_the_papers(tmp_path):
     assert config.vllm_importance_sampling_mode == "token_truncate"
     assert (config.learning_rate, config.adam_beta2, config.beta) == (5e-7, 0.95, 0.001)
     assert config.lr_scheduler_kwargs == {"min_lr_rate": 0.1}
+    assert config.per_device_eval_batch_size == 16  # one instruction
 
 
 @pytest.mark.parametrize(
@@ -56,6 +57,7 @@ def test_the_template_is_that_of_the_answers(tmp_path):
     ("changes", "message"),
     [
         ({"num_self_play_iterations": 0}, "num_self_play_iterations is 0"),
+        ({"instructions_per_iteration": 0, "max_steps": -1}, "instructions_per_iteration is 0"),
         ({"instructions_per_iteration": 0}, "instructions_per_iteration is 0"),
         ({"advantage_estimator": "ppo"}, "'ppo'. Set it to one of grpo, dr_grpo, rloo"),
         ({"instruction_source": "hub"}, "'hub'. Set it to one of self_instruction, seeds"),

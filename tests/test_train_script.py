@@ -47,7 +47,7 @@ def test_accelerate_launch_trains_from_a_file_of_questions(tmp_path):
     accuracies = result.stdout.split("Accuracy")[1].splitlines()[0].split()
     assert len(accuracies) == 3
     (shown,) = ModelCard.load(tmp_path / "run" / "README.md").data.eval_results
-    assert (shown.dataset_name, shown.metric_type) == ("labelled", "pass@1")
+    assert (shown.dataset_name, shown.metric_type) == ("labelled", "accuracy")
     assert shown.metric_value == pytest.approx(float(accuracies[-1]), abs=1e-3)
     ledger = load_dataset("parquet", data_files=f"{tmp_path}/run/_ledger/*.parquet", cache_dir=str(tmp_path / "cache"))
     assert "trained" in ledger["train"]["fate"]

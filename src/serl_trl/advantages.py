@@ -36,7 +36,7 @@ def leave_one_out(rewards: torch.Tensor, num_generations: int) -> torch.Tensor:
     groups = rewards.view(-1, num_generations)
     others = groups.nansum(dim=1, keepdim=True) - groups
     counts = (~groups.isnan()).sum(dim=1, keepdim=True) - 1
-    return (groups - others / counts.clamp(min=1)).flatten()
+    return (groups - others / counts).where(counts > 0, 0.0 * groups).flatten()  # alone, it has no baseline
 
 
 def group_centered(rewards: torch.Tensor, num_generations: int) -> torch.Tensor:
@@ -74,7 +74,7 @@ def whiten(
 
     Source: REINFORCE++ (arXiv 2501.03262), global batch normalization.
     """
-    total, count = sum_over_processes(torch.stack([(advantages * mask).sum(), mask.sum()]))
+    total, count = sum_over_processes(torch.stack([(advantages * mask).sum(), mask.sum().clamp(min=1e-8)]))
     centered = (advantages - total / count) * mask
     variance = sum_over_processes(centered.square().sum()) / count
     return centered / (variance.sqrt() + 1e-8)
@@ -107,6 +107,7 @@ def token_advantages(
     else:
         outcome = rewards
     # A completion that no reward function scored moves nothing, as in TRL.
-    own = outcome.nan_to_num(nan=0.0)[rank * len(mask) : (rank + 1) * len(mask)]
-    advantages = (own[:, None] - kl) * mask
+    own = outcome[rank * len(mask) : (rank + 1) * len(mask), None]
+    mask = mask * ~own.isnan()
+    advantages = (own.nan_to_num(nan=0.0) - kl) * mask
     return advantages if estimator == "rloo" else whiten(advantages, mask, sum_over_processes)

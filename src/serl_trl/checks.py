@@ -75,6 +75,24 @@ def resolve_checkpoint(resume_from_checkpoint: str | bool | None, args: SeRLConf
     return checkpoint
 
 
+def check_iterations(args: SeRLConfig, optimizers: tuple) -> None:
+    """Raise `ValueError` for what several self-play iterations can't be combined with."""
+    if args.num_self_play_iterations == 1:
+        return
+    if any(optimizers):
+        raise ValueError(
+            f"optimizers are given, and num_self_play_iterations is {args.num_self_play_iterations}: each iteration "
+            "makes its own. Leave them out, or run one iteration at a time."
+        )
+    is_fsdp = bool(args.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "false") == "true"
+    if args.deepspeed_plugin is not None or is_fsdp:
+        raise ValueError(
+            f"num_self_play_iterations is {args.num_self_play_iterations}, and DeepSpeed or FSDP wraps the model, which "
+            "has not been shown to survive a second iteration. Run one at a time: set model_name_or_path to the last "
+            "one's output_dir."
+        )
+
+
 def check_weights(model, config: PretrainedConfig, quantization_config, peft_config, args: SeRLConfig) -> None:
     """Raise `ValueError` for weights that can't be sent to vLLM unharmed.
 
@@ -141,7 +159,10 @@ def true_answers(rows: Dataset, args: SeRLConfig) -> dict[str, str]:
                 f"label_source is 'true_answer', and the seed {seed!r} has none. Give each row one, in a column "
                 "`answer`, or set label_source to 'majority_vote'."
             )
-        parse_true_answer(answer, args.answer_format)
+        try:
+            parse_true_answer(answer, args.answer_format)
+        except ValueError as error:
+            raise ValueError(f"The seed {seed!r}: {error}") from error
     return dict(zip(rows["instruction"], answers, strict=True))
 
 

@@ -11,8 +11,11 @@ from .serl_config import SeRLConfig
 
 
 def iteration_folder(output_dir: str, iteration: int) -> str:
-    """Return the folder of an iteration's model, checkpoints and ledger, e.g. `"outputs/mine/iteration-2"`."""
-    return str(Path(output_dir) / f"iteration-{iteration}")
+    """Return the folder of an iteration's model, checkpoints and ledger, e.g. `"outputs/mine/_iteration-2"`.
+
+    The underscore keeps the instructions in it out of `push_to_hub`, as that of the ledger does.
+    """
+    return str(Path(output_dir) / f"_iteration-{iteration}")
 
 
 def resolve_start(resume_from_checkpoint: str | bool | None, args: SeRLConfig) -> tuple[int, str | None]:
@@ -74,13 +77,19 @@ def reset_reference(trainer) -> None:
         SyncRefModelCallback.sync_target_model(model, reference, alpha=1.0)
         return
     # The adapter named "ref" is what TRL takes for the reference of an adapter that was trained before.
-    if "ref" not in model.peft_config:
-        model.add_adapter("ref", model.peft_config["default"])
+    model.add_adapter("ref", model.peft_config["default"])
     for name, parameter in list(model.named_parameters()):
         if ".default." in name:
             reference = model.get_parameter(name.replace(".default.", ".ref."))
             reference.data.copy_(parameter.data)
             reference.requires_grad = False
+
+
+def drop_reference_adapter(trainer) -> None:
+    """Take the reference out of a model with adapters: it is no part of what was trained."""
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if "ref" in getattr(model, "peft_config", {}):
+        model.delete_adapter("ref")
 
 
 class EndIteration(TrainerCallback):

@@ -33,6 +33,7 @@ class SeRLConfig(GRPOConfig):
     > - `gradient_accumulation_steps`: `None`, one optimizer step for each generation batch.
     > - `generation_batch_size`: 16 instructions of `num_generations` completions, if neither
     >   `gradient_accumulation_steps` nor `steps_per_generation` is set.
+    > - `per_device_eval_batch_size`: `None`, the completions of one instruction.
     > - `use_vllm`: `None`, vLLM where it is installed, else transformers generation.
     > - `vllm_importance_sampling_mode`: `"token_truncate"`, since whole long sequences would be masked (TRL#4772).
     > - `max_steps`: if unset, as many as `instructions_per_iteration` instructions can fill.
@@ -46,6 +47,9 @@ class SeRLConfig(GRPOConfig):
     beta: float = field(default=0.001, metadata={"help": "KL coefficient; 0 loads no reference model."})
     num_generations: int | None = field(default=16, metadata={"help": "Completions sampled for each instruction."})
     max_completion_length: int | None = field(default=1024, metadata={"help": "Longest completion, in tokens."})
+    per_device_eval_batch_size: int | None = field(
+        default=None, metadata={"help": "Completions of an evaluation batch. If unset, those of one instruction."}
+    )
     gradient_accumulation_steps: int | None = field(
         default=None,
         metadata={"help": "Batches per optimizer step. If unset, one optimizer step for each generation batch."},
@@ -139,6 +143,9 @@ class SeRLConfig(GRPOConfig):
         self._check_choices()
         self._resolve_engine()
         self._resolve_generation_batch()
+        if self.per_device_eval_batch_size is None:
+            # With one instruction a batch, TRL's mean over batches is the mean over instructions.
+            self.per_device_eval_batch_size = self.num_generations_eval or self.num_generations
         if self.prompt_template is None:
             self.prompt_template = self.answer_format
         if self.advantage_estimator == "dr_grpo":
@@ -210,7 +217,8 @@ class SeRLConfig(GRPOConfig):
     def _resolve_length(self):
         if self.max_steps > 0:
             return
-        self.instructions_per_iteration = self.instructions_per_iteration or INSTRUCTIONS_PER_ITERATION
+        if self.instructions_per_iteration is None:
+            self.instructions_per_iteration = INSTRUCTIONS_PER_ITERATION
         # The longest it can take: every instruction that is admitted is also trained on.
         groups = self.generation_batch_size // self.num_generations
         batches = math.ceil(self.instructions_per_iteration / groups) * self.steps_per_generation * self.num_iterations

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 import torch
 from accelerate.utils import gather_object
@@ -20,7 +21,8 @@ from trl.trainer.utils import pad
 from . import checks
 from .advantages import kl_in_reward, kl_to_go, token_advantages
 from .checkpoint import load_loader_state, load_rollouts, save_loader_state, save_rollouts
-from .iterations import EndIteration, iteration_folder, reset_reference, resolve_start
+from .evaluation.card import accuracies, accuracy_result, add_results
+from .iterations import EndIteration, drop_reference_adapter, iteration_folder, reset_reference, resolve_start
 from .ledger import Ledger
 from .loader import SelfPlayLoader
 from .rewards import self_play_reward
@@ -44,6 +46,9 @@ class SeRLTrainer(GRPOTrainer):
     - `compute_loss`: leaves TRL's KL term out where the KL is in the reward.
     - `train`: runs the self-play iterations, and refuses a folder that holds another run.
     - `_save_checkpoint`, `_load_optimizer_and_scheduler`: the pair that TRL itself extends, for exact resume.
+    - `_load_from_checkpoint`: loads the adapter that is trained; Trainer takes every folder beside it that holds an
+      adapter (the reference's, a checkpoint) for an adapter of the model, and then overlooks it.
+    - `create_model_card`: adds the accuracy on `eval_dataset`.
 
     Args:
         model (`str` or [`~transformers.PreTrainedModel`]): As in [`~trl.GRPOTrainer`].
@@ -91,11 +96,7 @@ class SeRLTrainer(GRPOTrainer):
     ):
         if not isinstance(args, SeRLConfig):
             raise ValueError(f"args must be a SeRLConfig, got {type(args).__name__}.")
-        if args.num_self_play_iterations > 1 and any(optimizers):
-            raise ValueError(
-                f"optimizers are given, and num_self_play_iterations is {args.num_self_play_iterations}: each iteration "
-                "makes its own. Leave them out, or run one iteration at a time."
-            )
+        checks.check_iterations(args, optimizers)
         if checks.last_checkpoint(args.output_dir) is None:
             checks.resolve_checkpoint(None, args)  # whether to resume is said to `train`, but here nothing could be
         rows = load_seeds(train_dataset)
@@ -117,6 +118,7 @@ class SeRLTrainer(GRPOTrainer):
         checks.check_seeds(seeds, processing_class, max_tokens, args)
         self._carried: list[tuple[Group, int]] | None = None  # rows on their way to `_generate_single_turn`
         self._rewards: torch.Tensor | None = None  # (rows of all processes, reward functions), of the last batch
+        self.eval_name = Path(eval_dataset).stem if isinstance(eval_dataset, (str, os.PathLike)) else "eval_dataset"
         if eval_dataset is not None:
             args.eval_on_start = True
 
@@ -155,7 +157,7 @@ class SeRLTrainer(GRPOTrainer):
         """Train as [`~transformers.Trainer.train`] does, `num_self_play_iterations` times over.
 
         One iteration writes to `output_dir`; of several, each writes its checkpoints, ledger and model to
-        `output_dir/iteration-N`. For errors see [`iterations.resolve_start`].
+        `output_dir/_iteration-N`. For errors see [`iterations.resolve_start`].
         """
         args, output_dir = self.args, self.args.output_dir
         if args.num_self_play_iterations == 1:
@@ -176,7 +178,8 @@ class SeRLTrainer(GRPOTrainer):
                     self.loader.ledger.resume(next_batch=0)  # an interrupted try left rows, but no checkpoint
                 result = self._train_iteration(checkpoint, **kwargs)
                 checkpoint = None
-                self.save_model()
+                drop_reference_adapter(self)
+                self.save_model(_internal_call=True)  # pushes nothing
                 self.save_state()  # marks the iteration as finished
         finally:
             args.output_dir = output_dir
@@ -311,6 +314,18 @@ class SeRLTrainer(GRPOTrainer):
             save_rollouts(folder, self.accelerator.process_index, self._step, self._schedule, rollouts)
             self.accelerator.wait_for_everyone()  # the checkpoint counts as complete only with all rollouts
         super()._save_checkpoint(model, trial)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        if hasattr(self.model, "peft_config"):
+            self.model.load_adapter(resume_from_checkpoint, "default", is_trainable=True)
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def create_model_card(self, *args, **kwargs):
+        """Write TRL's model card, with the last accuracy of `eval_dataset` where the Hub reads it."""
+        super().create_model_card(*args, **kwargs)
+        if self.is_world_process_zero() and accuracies(self.state.log_history):
+            add_results(os.path.join(self.args.output_dir, "README.md"), [accuracy_result(self)])
 
     def _load_optimizer_and_scheduler(self, checkpoint):
         super()._load_optimizer_and_scheduler(checkpoint)

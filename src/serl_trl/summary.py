@@ -2,6 +2,7 @@
 
 from transformers import ProgressCallback
 
+from .evaluation.card import accuracies
 from .ledger import LEDGER_FOLDER
 from .serl_trainer import SeRLTrainer
 
@@ -19,22 +20,6 @@ class StepLines(ProgressCallback):
         if "self_rewarding/pass_rate" in logs:
             parts.append(f"pass rate {logs['self_rewarding/pass_rate']:.2f}")
         self.training_bar.write("  ".join([*parts, f"{logs['step_time']:.1f} s"]))
-
-
-def accuracies(trainer: SeRLTrainer) -> list[float]:
-    """Return the accuracy of each evaluation of the run, in [0, 1], in order."""
-    return [entry["eval_reward"] for entry in trainer.state.log_history if "eval_reward" in entry]
-
-
-def accuracy_result(trainer: SeRLTrainer, dataset: str) -> dict:
-    """Return the last evaluation's accuracy as [`evaluation.card.add_results`] takes it."""
-    details = {
-        "num_samples": trainer.num_generations_eval,
-        "temperature": trainer.args.temperature,
-        "max_completion_length": trainer.args.max_completion_length,
-        "instructions": len(trainer.eval_dataset),
-    }
-    return {"dataset": dataset, "metric": "pass@1", "value": round(accuracies(trainer)[-1], 4), "details": details}
 
 
 def summarize(trainer: SeRLTrainer, train_seconds: float) -> str:
@@ -64,8 +49,8 @@ def summarize(trainer: SeRLTrainer, train_seconds: float) -> str:
         f"Pass rate       {sum(totals.pass_rates) / max(len(totals.pass_rates), 1):.2f} on average",
         f"Reward          {' '.join(rewards)}",
         *(
-            [f"Accuracy        {' '.join(f'{value:.3f}' for value in accuracies(trainer))}"]
-            if accuracies(trainer)
+            [f"Accuracy        {' '.join(f'{value:.3f}' for value in accuracies(trainer.state.log_history))}"]
+            if accuracies(trainer.state.log_history)
             else []
         ),
         f"Tokens          {counts['instruction_tokens'] + counts['completion_tokens']:,} sampled, "

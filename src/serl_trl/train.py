@@ -6,7 +6,6 @@ defaults, and the command line has the last word.
 
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 
 
 @dataclass
@@ -30,9 +29,8 @@ def main(script_args, training_args, model_args):
     """Run the whole job: seeds, model, trainer, train, save, push."""
     from transformers import ProgressCallback
 
-    from .evaluation.card import add_results
     from .iterations import resume_point
-    from .summary import StepLines, accuracy_result, summarize
+    from .summary import StepLines, summarize
 
     try:
         trainer = make_trainer(script_args, training_args, model_args)
@@ -54,16 +52,14 @@ def main(script_args, training_args, model_args):
         sys.exit(130)
 
     # Evaluate, where there is something to evaluate on
-    if trainer.eval_dataset is not None:
+    evaluated = [entry["step"] for entry in trainer.state.log_history if "eval_reward" in entry]
+    if trainer.eval_dataset is not None and evaluated[-1:] != [trainer.state.global_step]:
         trainer.evaluate()
 
     # Save
     trainer.save_model(training_args.output_dir)
     trainer.save_state()
     trainer.create_model_card()
-    if trainer.eval_dataset is not None and training_args.should_save:
-        card = Path(training_args.output_dir) / "README.md"
-        add_results(card, [accuracy_result(trainer, Path(script_args.eval_data).stem)])
     trainer.accelerator.print("\n" + summarize(trainer, result.metrics["train_runtime"]))
 
     # Push
@@ -100,10 +96,10 @@ def make_trainer(script_args, training_args, model_args):
     if model_args.use_peft and not is_peft_available():
         raise ValueError("use_peft is True, but PEFT is not installed. Run `pip install 'serl-trl[peft]'`.")
 
-    # Evaluation: at the start, every eval_steps, and at the end
+    # Evaluation: at the start, every eval_steps (by default, a tenth of the run), and at the end
     if script_args.eval_data and training_args.eval_strategy == "no":
         training_args.eval_strategy = IntervalStrategy.STEPS
-        training_args.eval_steps = training_args.eval_steps or training_args.logging_steps
+        training_args.eval_steps = training_args.eval_steps or 0.1
 
     # Trainer
     trainer = SeRLTrainer(

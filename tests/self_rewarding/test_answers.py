@@ -30,12 +30,27 @@ def test_what_math_verify_misreads(first, second, equal):
         ("\\boxed{c}", "C"),
         ("\\boxed{C) seven}", "C"),
         ("\\boxed{seven}", None),  # not a letter
+        ("\\boxed{\\mathrm{C}}", "C"),
+        ("\\boxed{Option C}", "C"),
+        ("\\boxed{C - seven}", "C"),
+        ("\\boxed{\nC\n}", "C"),
         ("\\boxed{K}", None),  # MMLU-Pro has options A to J
         ("The answer is (E).", "E"),
         ("Answer: F", "F"),
         ("**Answer:** **G**", "G"),
         ("the answer is B, so not the answer is A", "A"),  # what was said last
+        ("The correct answer choice is (C).", "C"),
+        ("The answer is option C.", "C"),
+        ("The answer is $\\text{C}$.", "C"),
+        ("the answer is (c)", "C"),
         ("The answer is a little complicated", None),
+        ("The answer is A good question", None),
+        ("The answer is A or B", None),  # undecided
+        ("Before I answer, I should check the units", None),
+        ("To answer I need the mass.\nIt is seven.", None),
+        ("Answer: I don't know", None),
+        ("(C)\n\nHope this helps!", "C"),
+        ("(A) 4\n(B) 5", None),  # the options again, and no choice
         ("It must be seven.\n(H)", "H"),
         ("B", "B"),
         ("B. seven", "B"),

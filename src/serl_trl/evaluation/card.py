@@ -52,3 +52,20 @@ def add_results(path: str | os.PathLike, results: Sequence[dict]) -> None:
     card.data.model_name = card.data.model_name or Path(path).resolve().parent.name
     card.data.eval_results = [*kept, *new]
     card.save(path)
+
+
+def accuracies(log_history: Sequence[dict]) -> list[float]:
+    """Return the accuracy of each evaluation during training, in [0, 1], in order."""
+    return [entry["eval_reward"] for entry in log_history if "eval_reward" in entry]
+
+
+def accuracy_result(trainer) -> dict:
+    """Return the last accuracy of a [`SeRLTrainer`] as [`add_results`] takes it."""
+    details = {
+        "num_samples": trainer.num_generations_eval,
+        "temperature": trainer.args.temperature,
+        "max_completion_length": trainer.args.max_completion_length,
+        "instructions": len(trainer.eval_dataset),
+    }
+    value = round(accuracies(trainer.state.log_history)[-1], 4)
+    return {"dataset": trainer.eval_name, "metric": "accuracy", "value": value, "details": details}

@@ -97,7 +97,12 @@ def _load_vllm(args: EvaluationArguments, tokenizer: PreTrainedTokenizerBase, ma
     if torch.accelerator.current_accelerator() is None:
         # Compiling takes longer than it saves there, and vLLM would take most of the machine's memory (docs/runs.md).
         os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB
-        on_cpu = {"enforce_eager": True}
+        # A prompt that is computed in parts can't have a seed of its own there ("CPU Generator does not use offset").
+        on_cpu = {
+            "enforce_eager": True,
+            "enable_chunked_prefill": False,
+            "max_num_batched_tokens": max(max_length, 8192),
+        }
     from vllm import LLM
 
     with TemporaryDirectory() as folder:

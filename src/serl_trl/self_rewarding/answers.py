@@ -15,7 +15,7 @@ from math_verify import parse, verify
 
 
 _TIMEOUT_SECONDS = 2  # an honest pair takes milliseconds; two huge powers would take math-verify's 5 s, each way
-_BARE_NUMERATOR = re.compile(r"\\([dt]?frac)\s*(\\(?:pi|alpha|beta|gamma|theta|phi))(?![a-zA-Z])\s*")
+_BARE_NUMERATOR = re.compile(r"\\([dt]?frac)\s*(\\(?!sqrt|[dt]?frac|text|math|left)[a-zA-Z]+)\s*")
 _BASE = re.compile(r"\d_\{?(\d+)\}?$")  # "52_8", "101_{2}": math-verify drops the base
 _LARGEST_EXPONENT = 10_000  # beyond, numbers have thousands of digits and are compared by their form only
 
@@ -126,23 +126,31 @@ def _is_huge_node(node: sympy.Basic) -> bool:
     return isinstance(node, (sympy.Sum, sympy.Product))
 
 
-# In this order: the last box; the last "answer is (C)" or "Answer: C"; a last line that is a letter and at most a text
-# after it, as in "C" or "(C) seven".
-_CHOICE_BOX = re.compile(r"\\boxed\{(.*?)\}+")
-_CHOICE_SAID = re.compile(r"\b(?i:answer)(?: is)?:?\s*\W*([A-J])\b(?!')")
-_CHOICE_LINE = re.compile(r"\W*([A-J])(?:\W*|[).:]\W.*)")
-_CHOICE_LETTER = re.compile(r"(?:\\text(?:bf)?\{)?\W*([A-Ja-j])(?:\W*|[).:]\W.*)")
+# What may stand around a letter: `(C)`, `**C**`, `\text{C}`, `option C`; a text may follow it only after punctuation.
+_OPEN = r"(?:\\\w+\{|[\s(\[*$\\]|(?i:option|choice)\b)*"
+_CHOICE_BOX = re.compile(r"\\boxed\{(.*?)\}+", re.DOTALL)
+_CHOICE_LETTER = re.compile(rf"{_OPEN}([A-Ja-j])(?:\W*|\s*[).:,\-]\W.*)", re.DOTALL)
+_CHOICE_SAID = re.compile(
+    rf"(?i:\banswer(?: option| choice)?\s*(?:is\b|:))[\s:*]*{_OPEN}([A-J]|(?<=\()[a-j](?=\)))(?=\s*(?:[)\]}}.,:;*$]|$))",
+    re.MULTILINE,
+)
+_CHOICE_LINE = re.compile(r"[(\[*]*([A-J])[)\].*]*(?:(?<=[).\]])\s+\S.*)?")
 
 
 def _parse_choice(completion: str) -> Answer | None:
-    """Return the letter, A to J, of the option that the completion chooses, as in MMLU-Pro (arXiv 2406.01574)."""
+    """Return the letter, A to J, of the option that the completion chooses, as in MMLU-Pro (arXiv 2406.01574).
+
+    The last box wins; else the last "answer is (C)" or "Answer: C"; else a line such as "C" or "(C) seven", if there is
+    only one letter with such a line: several are a list of the options.
+    """
     if boxes := _CHOICE_BOX.findall(completion):
-        found = _CHOICE_LETTER.fullmatch(boxes[-1])
-    elif said := list(_CHOICE_SAID.finditer(completion)):
-        found = said[-1]
-    else:
-        found = _CHOICE_LINE.fullmatch(completion.strip().rpartition("\n")[2].strip())
-    return Answer(found[1].upper()) if found else None
+        found = _CHOICE_LETTER.fullmatch(boxes[-1].strip())
+        return Answer(found[1].upper()) if found else None
+    if said := _CHOICE_SAID.findall(completion):
+        return Answer(said[-1].upper())
+    lines = [_CHOICE_LINE.fullmatch(line.strip()) for line in completion.splitlines()]
+    letters = {line[1] for line in lines if line}
+    return Answer(letters.pop()) if len(letters) == 1 else None
 
 
 PARSERS = {"math": _parse_math, "choice": _parse_choice}
