@@ -87,7 +87,11 @@ SWEEP = {
     "warm-up": {"none": {"warmup_steps": 0}, "3 %": {"warmup_steps": 0.03}, "10 %": {}},
     "KL coefficient": {"0": {"beta": 0.0}, "0.001": {}, "0.1": {"beta": 0.1}},
     "completions of a group": {"8": {"num_generations": 8}, "16": {}, "32": {"num_generations": 32}},
-    "groups of a step": {"2": {"per_device_train_batch_size": 32}, "4": {"per_device_train_batch_size": 64}, "8": {}},
+    "groups of a step": {  # as many completions in all
+        "2": {"per_device_train_batch_size": 32, "max_steps": 4 * STEPS},
+        "4": {"per_device_train_batch_size": 64, "max_steps": 2 * STEPS},
+        "8": {},
+    },
     "kept examples of 8": {"0": {"max_kept_examples": 0}, "2": {}, "6": {"max_kept_examples": 6}},
     "start, maj@16": {"0.62": {"start": 0.4}, "0.93": {}},
 }
@@ -131,7 +135,7 @@ def train(arm: str, settings: dict, seed: int, folder: Path) -> dict:
 
     from serl_trl import SeRLConfig, SeRLTrainer
 
-    settings = dict(settings)
+    arm_settings, settings = settings, dict(settings)
     oracle, model = settings.pop("oracle", False), start_model(settings.pop("start", 0.78), folder)
     seeds, held_out = split_questions()
     texts = [question(*pair) for pair in seeds]
@@ -160,6 +164,7 @@ def train(arm: str, settings: dict, seed: int, folder: Path) -> dict:
     thirds = [[row for row in trained if row["trained_step"] * 3 // config.max_steps == third] for third in range(3)]
     result = {
         "arm": arm,
+        "settings": arm_settings,
         "seed": seed,
         **measure(output, held_out, folder),
         "curve": curve,
@@ -252,7 +257,9 @@ def run_job(job: tuple) -> dict:
 def run_all(arms: dict[str, dict], seeds: int, folder: Path) -> list[dict]:
     """Return the results of all arms and seeds; what an interrupted benchmark has finished is not run again."""
     record = folder / "results.jsonl"
-    results = [json.loads(line) for line in record.read_text().splitlines()] if record.exists() else []
+    lines = record.read_text().split("\n")[:-1] if record.exists() else []  # a kill may leave half a line
+    results = [result for result in map(json.loads, lines) if result["settings"] == arms.get(result["arm"])]
+    record.write_text("".join(json.dumps(result) + "\n" for result in results))
     finished = {(result["arm"], result["seed"]) for result in results}
     # Seed by seed, so that what an interrupt leaves is comparable.
     jobs = [(arm, arms[arm], seed, folder) for seed in range(seeds) for arm in arms if (arm, seed) not in finished]
@@ -287,12 +294,12 @@ def by_arm(results: list[dict], arms: dict[str, dict]) -> dict[str, list[dict]]:
     return {arm: [result for result in results if result["arm"] == arm] for arm in arms}
 
 
-def table(groups: dict[str, list[dict]], start: dict) -> str:
-    """Return the Markdown table of all arms: means over the seeds."""
+def table(groups: dict[str, list[dict]], start_majority: float) -> str:
+    """Return the Markdown table of all arms: means over the seeds, and maj@16 of the start."""
     lines = [
         "| arm | pass@1 | gain, 95 % interval | worst seed | maj@16 | labels right | different instructions |",
         "| --- | --- | --- | --- | --- | --- | --- |",
-        f"| start | {start['pass@1']:.3f} | | | {start['maj@16']:.3f} | | |",
+        f"| start | {groups['SeRL'][0]['curve'][0][1]:.3f} | | | {start_majority:.3f} | | |",
     ]
     for arm, runs in groups.items():
         mean, half = interval([run["gain"] for run in runs])
@@ -302,6 +309,8 @@ def table(groups: dict[str, list[dict]], start: dict) -> str:
             name: " → ".join(f"{statistics.mean(run[name][third] for run in runs):.2f}" for third in range(3))
             for name in ("label_accuracy", "distinct")
         }
+        if "true labels" in arm:
+            thirds["label_accuracy"] = "true labels"
         lines.append(
             f"| {arm} | {final:.3f} | {mean:+.3f} ± {half:.3f} | {min(run['gain'] for run in runs):+.3f} | "
             f"{majority:.3f} | {thirds['label_accuracy']} | {thirds['distinct']} |"
@@ -365,6 +374,8 @@ def main() -> None:
     parser.add_argument("--sweep", action="store_true", help="one setting changed at a time")
     parser.add_argument("--seeds", type=int, help="runs of each arm; by default 5, and 3 in the sweep")
     args = parser.parse_args()
+    if args.seeds is not None and not 1 <= args.seeds <= max(T_QUANTILES):
+        parser.error(f"--seeds is {args.seeds}. Set it within [1, {max(T_QUANTILES)}].")
     name = "learning_sweep" if args.sweep else "learning"
     folder = ROOT / "outputs" / name
     folder.mkdir(parents=True, exist_ok=True)
@@ -373,7 +384,8 @@ def main() -> None:
         arms = {sweep_name(changes): changes for values in SWEEP.values() for changes in values.values()}
     results = run_all(arms, args.seeds or (3 if args.sweep else 5), folder)
     groups = by_arm(results, arms)
-    print(table(groups, measure(start_model(0.78, folder), split_questions()[1], folder)))
+    start = measure(start_model(0.78, folder), split_questions()[1], folder)
+    print(table(groups, start[f"maj@{SAMPLES}"]))
     figure = ROOT / "docs" / f"{name}.png"
     (draw_sweep if args.sweep else draw)(groups, figure)
     print(f"\n{figure.relative_to(ROOT)}")

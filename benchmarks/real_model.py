@@ -27,16 +27,15 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 SEEDS, HELD_OUT, WARM_UP = 60, 300, 2000
-STEPS = 40
+STEPS = 24
 
 TRAINING = {
     "use_cpu": True,
     "bf16": False,
     "gradient_checkpointing": False,
     "max_steps": STEPS,
-    "learning_rate": 1e-5,
-    "lr_scheduler_type": "constant",
-    "warmup_steps": 0,
+    "learning_rate": 2e-5,
+    "warmup_steps": 0.1,
     "beta": 0.0,
     "num_generations": 8,
     "per_device_train_batch_size": 8,
@@ -63,12 +62,9 @@ ARMS = {
 
 def make_questions() -> dict[str, list[dict]]:
     """Return the three disjoint sets of questions, each with its answer."""
-    pairs = [(a, sign, b) for a in range(10, 100) for b in range(10, 100) for sign in "+-" if sign == "+" or a >= b]
+    pairs = [(first, second) for first in range(10, 100) for second in range(10, 100)]
     drawn = random.Random(0).sample(pairs, SEEDS + HELD_OUT + WARM_UP)
-    rows = [
-        {"question": f"What is {a} {sign} {b}?", "answer": str(a + b if sign == "+" else a - b)}
-        for a, sign, b in drawn
-    ]
+    rows = [{"question": f"What is {first} + {second}?", "answer": str(first + second)} for first, second in drawn]
     return {
         "seeds": rows[:SEEDS],
         "held_out": rows[SEEDS : SEEDS + HELD_OUT],
@@ -137,7 +133,7 @@ def evaluate(model: Path, output: Path, baseline: Path | None = None) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=ROOT / "outputs" / "real_model")
-    parser.add_argument("--target", type=float, default=0.4, help="right answers' probability after the warm-up")
+    parser.add_argument("--target", type=float, default=0.55, help="right answers' probability after the warm-up")
     parser.add_argument("--warm_up_only", action="store_true", help="stop after measuring the start")
     args = parser.parse_args()
     from demo_model import make_demo_model

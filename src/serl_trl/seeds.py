@@ -128,7 +128,7 @@ def _find_column(rows: list[dict], column: str | None, name: str) -> str:
     if found is None:
         raise ValueError(
             f"{name} has none of the columns {', '.join(INSTRUCTION_COLUMNS)}. Its columns are: "
-            f"{', '.join(columns)}. Rename one, or name it with `column` (`--seeds_column`, `--data_column`)."
+            f"{', '.join(columns)}. Rename one, or name it: `column`, for seeds `--seeds_column`, for serl-trl eval `--data_column`."
         )
     return found
 
