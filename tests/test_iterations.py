@@ -147,6 +147,13 @@ def test_an_optimizer_of_ones_own_is_refused(tmp_path):
         SeRLTrainer(str(TINY_MODEL), config, tiny_seeds(), optimizers=(optimizer, None))
 
 
+def test_sharded_models_are_refused(tmp_path, monkeypatch):
+    config = tiny_config(tmp_path, **SETTINGS)
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # as accelerate launch sets it
+    with pytest.raises(ValueError, match="Run one at a time: set model_name_or_path"):
+        SeRLTrainer(str(TINY_MODEL), config, tiny_seeds())
+
+
 @pytest.mark.parametrize(
     ("folders", "resume", "message"),
     [
