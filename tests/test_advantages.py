@@ -6,7 +6,7 @@ import torch
 from conftest import TINY_MODEL, tiny_config, tiny_seeds, weights
 
 from serl_trl import SeRLTrainer
-from serl_trl.advantages import ESTIMATORS, kl_in_reward, kl_to_go, token_advantages
+from serl_trl.advantages import ESTIMATORS, kl_in_reward, kl_to_go, leave_one_out, token_advantages
 
 
 GROUPS, GENERATIONS, LENGTH, BETA = 5, 4, 7, 0.3
@@ -108,6 +108,12 @@ def test_a_trainer_trains_on_the_estimators_advantages(tmp_path, estimator):
     )
     assert batch["advantages"].shape == batch["completion_mask"].shape
     assert trainer.state.log_history[0]["kl"] != 0.0
+
+
+def test_the_rewards_are_those_of_the_batch(tmp_path):
+    trainer, batch = run(tmp_path, advantage_estimator="rloo", beta=0.0)
+    wanted = leave_one_out(trainer._rewards[:, 0], 4)  # in the order before TRL shuffles
+    assert sorted(batch["advantages"][:, 0].tolist()) == pytest.approx(sorted(wanted.tolist()))
 
 
 @pytest.mark.parametrize("estimator", ESTIMATORS)

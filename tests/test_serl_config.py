@@ -56,6 +56,7 @@ def test_the_template_is_that_of_the_answers(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"max_steps": 0}, "max_steps is 0. Set it above 0, or leave it out"),
         ({"num_self_play_iterations": 0}, "num_self_play_iterations is 0"),
         ({"instructions_per_iteration": 0, "max_steps": -1}, "instructions_per_iteration is 0"),
         ({"instructions_per_iteration": 0}, "instructions_per_iteration is 0"),

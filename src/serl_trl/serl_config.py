@@ -217,6 +217,11 @@ class SeRLConfig(GRPOConfig):
     def _resolve_length(self):
         if self.max_steps > 0:
             return
+        if self.max_steps != -1:
+            raise ValueError(
+                f"max_steps is {self.max_steps}. Set it above 0, or leave it out for the length that "
+                "instructions_per_iteration gives."
+            )
         if self.instructions_per_iteration is None:
             self.instructions_per_iteration = INSTRUCTIONS_PER_ITERATION
         # The longest it can take: every instruction that is admitted is also trained on.
