@@ -10,6 +10,9 @@ from serl_trl.self_rewarding.answers import answers_equal, parse_answer, parse_t
         ("\\frac\\pi2", "\\frac{\\pi}{2}", True),  # LaTeX that math-verify alone misreads
         ("\\frac \\pi4 + 2 - \\sqrt2", "\\frac{\\pi}{4} + 2 - \\sqrt{2}", True),
         ("\\frac \\pi4 + 2 - \\sqrt2", "2", False),
+        ("0.0000672", "0.0000673", False),
+        ("0.0000672", "6.72 \\times 10^{-5}", True),
+        ("\\frac{1}{2004!}", "\\frac{2}{2004!}", False),
         ("52_8", "52_9", False),  # in different bases
         ("52_8", "52_{8}", True),
         ("52_8", "52", True),  # leniently, if one leaves the base out

@@ -99,9 +99,23 @@ def answers_equal(first: Answer, second: Answer) -> bool:
             for other in second.expressions
             if not isinstance(one, str) and not isinstance(other, str)
         )
+    if _differ_though_small(first, second):
+        return False
     one, other, seconds = list(first.expressions), list(second.expressions), _timeout()
     # Both orders: math-verify reads an equation on the prediction's side differently from the gold's.
     return verify(one, other, timeout_seconds=seconds) or verify(other, one, timeout_seconds=seconds)
+
+
+def _differ_though_small(first: Answer, second: Answer) -> bool:
+    """Whether both are numbers near 0 that differ, but not in the six digits after the point that math-verify rounds to."""
+    numbers = [answer.expressions[0] for answer in (first, second)]
+    if not all(isinstance(number, sympy.Expr) and number.is_number for number in numbers):
+        return False
+    one, other = (sympy.N(number.doit()) for number in numbers)
+    if not (one.is_Float and other.is_Float):  # zero, infinite, complex: there math-verify is exact
+        return False
+    largest = max(abs(one), abs(other))
+    return bool(largest < 1e-3 and abs(one - other) > 1e-6 * largest)
 
 
 @lru_cache(maxsize=4096)
