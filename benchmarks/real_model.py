@@ -34,7 +34,7 @@ TRAINING = {
     "bf16": False,
     "gradient_checkpointing": False,
     "max_steps": STEPS,
-    "learning_rate": 2e-5,
+    "learning_rate": 1e-5,
     "warmup_steps": 0.1,
     "beta": 0.0,
     "num_generations": 8,
@@ -62,8 +62,12 @@ ARMS = {
 
 def make_questions() -> dict[str, list[dict]]:
     """Return the three disjoint sets of questions, each with its answer."""
-    pairs = [(first, second) for first in range(10, 100) for second in range(10, 100)]
-    drawn = random.Random(0).sample(pairs, SEEDS + HELD_OUT + WARM_UP)
+    rng = random.Random(0)
+    two_digits = [(first, second) for first in range(10, 100) for second in range(10, 100)]
+    drawn = rng.sample(two_digits, SEEDS + HELD_OUT)
+    # Wider than the seeds: the model writes sums of larger numbers too, and its majority must be right on those.
+    wider = [(first, second) for first in range(1, 300) for second in range(1, 300)]
+    drawn += rng.sample(sorted(set(wider) - set(drawn)), WARM_UP)
     rows = [{"question": f"What is {first} + {second}?", "answer": str(first + second)} for first, second in drawn]
     return {
         "seeds": rows[:SEEDS],
