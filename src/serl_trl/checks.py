@@ -124,10 +124,15 @@ def check_chat_template(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
         )
 
 
+def model_length(config: PretrainedConfig) -> int:
+    """Return the context of the model, in tokens."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None) or 2**31
+
+
 def context_length(config: PretrainedConfig, args: SeRLConfig) -> int:
     """Return the tokens that a prompt and its completion may have together."""
-    model_length = getattr(config.get_text_config(), "max_position_embeddings", None) or 2**31
-    return min(model_length, args.vllm_max_model_length or model_length) if args.use_vllm else model_length
+    length = model_length(config)
+    return min(length, args.vllm_max_model_length or length) if args.use_vllm else length
 
 
 def control_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:

@@ -130,7 +130,9 @@ class SelfPlayLoader:
         drawn = []
         for _ in range(wanted):
             epoch, place = divmod(self.next_candidate_id, len(self.seeds))
-            order = random.Random(f"{self.config.seed}/{self.iteration}/{epoch}").sample(self.seeds, len(self.seeds))
+            if not drawn or place == 0:
+                rng = random.Random(f"{self.config.seed}/{self.iteration}/{epoch}")
+                order = rng.sample(self.seeds, len(self.seeds))
             step = self.sampler.step
             drawn.append(Candidate(self.next_candidate_id, step, funnel.rounds, order[place], [], verdict="admitted"))
             self.next_candidate_id += 1

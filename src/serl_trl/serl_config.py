@@ -17,6 +17,25 @@ INSTRUCTIONS_PER_STEP = 16  # SeRL, its published scripts
 INSTRUCTIONS_PER_ITERATION = 2000  # likewise
 
 
+def resolve_use_vllm(use_vllm: bool | None) -> bool:
+    """Return whether vLLM samples: as set, or where it is installed; raise `ValueError` if it is set and missing."""
+    installed = is_vllm_available(min_version="0.28.0")
+    if use_vllm and not installed:
+        raise ValueError(
+            "use_vllm is True, but vLLM >= 0.28 is not installed. Run `pip install 'serl-trl[vllm]'`, or set "
+            "use_vllm to False for transformers generation."
+        )
+    return installed if use_vllm is None else use_vllm
+
+
+def check_bounds(settings, bounds: dict[str, tuple[float, float]]) -> None:
+    """Raise `ValueError` for the first setting outside of its bounds, both inclusive; `None` is unset."""
+    for name, (lowest, highest) in bounds.items():
+        value = getattr(settings, name)
+        if value is not None and not lowest <= value <= highest:
+            raise ValueError(f"{name} is {value}. Set it within [{lowest}, {highest}].")
+
+
 @dataclass
 class SeRLConfig(GRPOConfig):
     """Configuration of [`SeRLTrainer`]: the parameters of [`~trl.GRPOConfig`] and those of self-play.
@@ -185,14 +204,7 @@ class SeRLConfig(GRPOConfig):
                 )
 
     def _resolve_engine(self):
-        installed = is_vllm_available(min_version="0.28.0")
-        if self.use_vllm is None:
-            self.use_vllm = installed
-        if self.use_vllm and not installed:
-            raise ValueError(
-                "use_vllm is True, but vLLM >= 0.28 is not installed. Run `pip install 'serl-trl[vllm]'`, or set "
-                "use_vllm to False for transformers generation."
-            )
+        self.use_vllm = resolve_use_vllm(self.use_vllm)
         if not self.use_vllm and self.use_transformers_continuous_batching and self.instruction_presence_penalty:
             raise ValueError(
                 f"instruction_presence_penalty is {self.instruction_presence_penalty}, which continuous batching of "
@@ -287,7 +299,4 @@ class SeRLConfig(GRPOConfig):
             "instructions_per_iteration": (1, float("inf")),
             "min_words": (1, self.max_words),
         }
-        for name, (lowest, highest) in bounds.items():
-            value = getattr(self, name)
-            if value is not None and not lowest <= value <= highest:
-                raise ValueError(f"{name} is {value}. Set it within [{lowest}, {highest}].")
+        check_bounds(self, bounds)

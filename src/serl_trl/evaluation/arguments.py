@@ -4,9 +4,9 @@ import json
 from dataclasses import dataclass, field
 
 import torch
-from trl.import_utils import is_vllm_available
 
 from ..self_rewarding.answers import PARSERS
+from ..serl_config import check_bounds, resolve_use_vllm
 
 
 @dataclass
@@ -91,17 +91,8 @@ class EvaluationArguments:
             "batch_size": (1, float("inf")),
             "vllm_gpu_memory_utilization": (1e-6, 1.0),
         }
-        for name, (lowest, highest) in bounds.items():
-            if not lowest <= getattr(self, name) <= highest:
-                raise ValueError(f"{name} is {getattr(self, name)}. Set it within [{lowest}, {highest}].")
-        installed = is_vllm_available(min_version="0.28.0")
-        if self.use_vllm is None:
-            self.use_vllm = installed
-        if self.use_vllm and not installed:
-            raise ValueError(
-                "use_vllm is True, but vLLM >= 0.28 is not installed. Run `pip install 'serl-trl[vllm]'`, or set "
-                "use_vllm to False for transformers generation."
-            )
+        check_bounds(self, bounds)
+        self.use_vllm = resolve_use_vllm(self.use_vllm)
         if self.prompt_template is None:
             self.prompt_template = self.answer_format
         if self.dtype is None:

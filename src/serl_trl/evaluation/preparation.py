@@ -9,7 +9,7 @@ from pathlib import Path
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
 from .. import __version__
-from ..checks import check_chat_template
+from ..checks import check_chat_template, model_length
 from ..self_instruction.prompt import answer_prompt, load_template, tokenize_prompts
 from .arguments import EvaluationArguments
 from .card import read_card
@@ -104,7 +104,7 @@ def _load_tokenizer(args: EvaluationArguments) -> tuple[PreTrainedTokenizerBase,
 def _check_lengths(
     prompt_ids: list[list[int]], rows: list[dict], name: str, config: PretrainedConfig, max_completion_length: int
 ) -> None:
-    context = getattr(config.get_text_config(), "max_position_embeddings", None) or 2**31
+    context = model_length(config)
     longest = max(range(len(rows)), key=lambda number: len(prompt_ids[number]))
     room = context - len(prompt_ids[longest])
     if max_completion_length > room:
@@ -118,11 +118,11 @@ def _check_lengths(
 def _settings(args: EvaluationArguments, config: PretrainedConfig, answer_request: str) -> dict:
     """Return all that the completions depend on, but for the data."""
     names = ("model", "num_samples", "temperature", "top_p", "max_completion_length", "seed", "dtype")
-    names += ("chat_template_kwargs",)
     # Weights may take the place of others in the same folder, or under the same name on the Hub.
     times = [path.stat().st_mtime for path in Path(args.model).glob("*.safetensors")]
     written = datetime.fromtimestamp(max(times), UTC).isoformat() if times else None
     return {name: getattr(args, name) for name in names} | {
+        "chat_template_kwargs": args.chat_template_kwargs,
         "engine": "vllm" if args.use_vllm else "transformers",
         "batch_size": None if args.use_vllm else args.batch_size,
         "answer_request": answer_request,

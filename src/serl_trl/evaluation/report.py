@@ -15,9 +15,8 @@ def report(results: dict) -> str:
         f"{settings['model']}: {settings['num_samples']} completions of each instruction by {settings['engine']}, "
         f"temperature {settings['temperature']}, top_p {settings['top_p']}, at most "
         f"{settings['max_completion_length']} tokens, seed {settings['seed']}.\n"
-        f"In %, with 95 % intervals (percentile bootstrap over instructions, {RESAMPLES:,} resamples; without width where all "
-        "instructions score the same). A completion "
-        "without a readable answer, or cut off, is wrong.",
+        f"In %, with 95 % intervals (percentile bootstrap over instructions, {RESAMPLES:,} resamples; without width "
+        "where all instructions score the same). A completion without a readable answer, or cut off, is wrong.",
         table(list(datasets), _metric_lines(datasets)),
     ]
     most = f"maj@{settings['num_samples']}"
