@@ -14,7 +14,7 @@ from .types import Candidate
 # The leading underscore keeps the instructions out of `push_to_hub`, which skips `_*`: they are the user's.
 LEDGER_FOLDER = "_ledger"
 
-_SCHEMA = pa.schema(
+SCHEMA = pa.schema(
     {
         "id": pa.int64(),
         "step": pa.int64(),
@@ -54,7 +54,7 @@ class Ledger:
         """Write the rows of generation batch `batch`, in place of what it held; no file for no rows."""
         if not self.is_writer or not candidates:
             return
-        table = pa.Table.from_pylist([asdict(candidate) for candidate in candidates], schema=_SCHEMA)
+        table = pa.Table.from_pylist([asdict(candidate) for candidate in candidates], schema=SCHEMA)
         with written_whole(self._path(batch)) as path:
             pq.write_table(table, path)
 

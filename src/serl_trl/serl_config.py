@@ -55,6 +55,7 @@ class SeRLConfig(GRPOConfig):
     > - `per_device_eval_batch_size`: `None`, the completions of one instruction.
     > - `use_vllm`: `None`, vLLM where it is installed, else transformers generation.
     > - `vllm_importance_sampling_mode`: `"token_truncate"`, since whole long sequences would be masked (TRL#4772).
+    > - `hub_private_repo` `True`: a repository that `push_to_hub` makes is private.
     > - `max_steps`: if unset, as many as `instructions_per_iteration` instructions can fill.
     """
 
@@ -78,6 +79,11 @@ class SeRLConfig(GRPOConfig):
     )
     vllm_importance_sampling_mode: str = field(
         default="token_truncate", metadata={"help": "How the importance ratio of vLLM's samples is bounded."}
+    )
+
+    hub_private_repo: bool | None = field(
+        default=True,
+        metadata={"help": "Whether a new repository on the Hub is private; one that exists stays as it is."},
     )
 
     # Self-play

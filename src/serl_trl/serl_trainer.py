@@ -16,12 +16,14 @@ from transformers import (
 )
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOTrainer
-from trl.trainer.utils import pad
+from trl.trainer.utils import get_config_model_id, pad
 
 from . import checks
 from .advantages import kl_in_reward, kl_to_go, token_advantages
 from .checkpoint import load_loader_state, load_rollouts, save_loader_state, save_rollouts
 from .evaluation.card import accuracies, accuracy_result, add_results
+from .hub.card import add_training, histories
+from .hub.record import RunRecord, changed_settings, source_name
 from .iterations import EndIteration, drop_reference_adapter, iteration_folder, reset_reference, resolve_start
 from .ledger import Ledger
 from .loader import SelfPlayLoader
@@ -48,7 +50,7 @@ class SeRLTrainer(GRPOTrainer):
     - `_save_checkpoint`, `_load_optimizer_and_scheduler`: the pair that TRL itself extends, for exact resume.
     - `_load_from_checkpoint`: loads the adapter that is trained; Trainer takes every folder beside it that holds an
       adapter (the reference's, a checkpoint) for an adapter of the model, and then overlooks it.
-    - `create_model_card`: adds the accuracy on `eval_dataset`.
+    - `create_model_card`: adds how the model was trained, and the accuracy on `eval_dataset`.
 
     Args:
         model (`str` or [`~transformers.PreTrainedModel`]): As in [`~trl.GRPOTrainer`].
@@ -121,6 +123,9 @@ class SeRLTrainer(GRPOTrainer):
         self.eval_name = Path(eval_dataset).stem if isinstance(eval_dataset, (str, os.PathLike)) else "eval_dataset"
         if eval_dataset is not None:
             args.eval_on_start = True
+        # For the card; a script knows more of it, and sets it.
+        self.seeds_name, self.command = source_name(train_dataset), None
+        self.model_settings: dict = {}
 
         with engine_for_device(args):
             super().__init__(
@@ -322,10 +327,23 @@ class SeRLTrainer(GRPOTrainer):
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
     def create_model_card(self, *args, **kwargs):
-        """Write TRL's model card, with the last accuracy of `eval_dataset` where the Hub reads it."""
+        """Write TRL's model card with how the model was trained, and its last accuracy where the Hub reads it."""
         super().create_model_card(*args, **kwargs)
-        if self.is_world_process_zero() and accuracies(self.state.log_history):
-            add_results(os.path.join(self.args.output_dir, "README.md"), [accuracy_result(self)])
+        if not self.is_world_process_zero():
+            return
+        base_model = get_config_model_id(self.model.config)
+        record = RunRecord(
+            base_model=Path(base_model).name if os.path.isdir(base_model) else base_model,
+            seeds_name=self.seeds_name,
+            seeds=self.loader.pool.seeds,
+            settings=self.model_settings | changed_settings(self.args),
+            command=self.command,
+        )
+        record.save(self.args.output_dir)
+        card = os.path.join(self.args.output_dir, "README.md")
+        add_training(card, record, histories(self.args.output_dir, self.state.log_history))
+        if accuracies(self.state.log_history):
+            add_results(card, [accuracy_result(self)])
 
     def _load_optimizer_and_scheduler(self, checkpoint):
         super()._load_optimizer_and_scheduler(checkpoint)

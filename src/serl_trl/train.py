@@ -4,6 +4,7 @@ Every setting of `SeRLConfig` and TRL's `ModelConfig` is an argument; a YAML fil
 defaults, and the command line has the last word.
 """
 
+import os
 import sys
 from dataclasses import dataclass, field
 
@@ -16,6 +17,7 @@ class SeRLScriptArguments:
         seeds (`str`): See [`load_seeds`].
         seeds_column (`str`, *optional*): See [`load_seeds`].
         eval_data (`str`, *optional*): Instructions with an `answer` column, for accuracy during training.
+        push_instructions (`bool`): With `push_to_hub`, push the ledger as a dataset too, without the seeds' text.
     """
 
     seeds: str = field(
@@ -23,12 +25,17 @@ class SeRLScriptArguments:
     )
     seeds_column: str | None = field(default=None, metadata={"help": "Column of the questions, if it is not found."})
     eval_data: str | None = field(default=None, metadata={"help": "Questions with answers, to measure accuracy on."})
+    push_instructions: bool = field(
+        default=False,
+        metadata={"help": "Also push what the model wrote, without the seeds' text, as HUB_MODEL_ID-instructions."},
+    )
 
 
 def main(script_args, training_args, model_args):
     """Run the whole job: seeds, model, trainer, train, save, push."""
     from transformers import ProgressCallback
 
+    from .hub.push import push_or_exit
     from .iterations import resume_point
     from .summary import StepLines, summarize
 
@@ -57,15 +64,20 @@ def main(script_args, training_args, model_args):
         trainer.evaluate()
 
     # Save
-    trainer.save_model(training_args.output_dir)
+    trainer.save_model(training_args.output_dir, _internal_call=True)  # pushes nothing yet
     trainer.save_state()
     trainer.create_model_card()
     trainer.accelerator.print("\n" + summarize(trainer, result.metrics["train_runtime"]))
 
     # Push
-    if training_args.push_to_hub:
-        trainer.push_to_hub()
-        trainer.accelerator.print(f"Pushed to https://huggingface.co/{trainer.hub_model_id}")
+    if training_args.push_to_hub and trainer.is_world_process_zero():
+        push_or_exit(
+            training_args.output_dir,
+            trainer.hub_model_id,
+            private=training_args.hub_private_repo,
+            push_instructions=script_args.push_instructions,
+            revision=training_args.hub_revision,
+        )
 
 
 def make_trainer(script_args, training_args, model_args):
@@ -74,6 +86,8 @@ def make_trainer(script_args, training_args, model_args):
     from transformers.utils import is_peft_available
     from trl import get_peft_config, get_quantization_config
 
+    from .hub.push import HUB_ERRORS, reason
+    from .hub.record import changed_settings, shown_command, source_name
     from .iterations import resolve_start
     from .seeds import load_seeds
     from .serl_trainer import SeRLTrainer
@@ -102,15 +116,45 @@ def make_trainer(script_args, training_args, model_args):
         training_args.eval_steps = training_args.eval_steps or 0.1
 
     # Trainer
-    trainer = SeRLTrainer(
-        model=model_args.model_name_or_path,
-        args=training_args,
-        train_dataset=seeds,
-        eval_dataset=script_args.eval_data,
-        quantization_config=get_quantization_config(model_args),
-        peft_config=get_peft_config(model_args),
-    )
+    check_push(script_args, training_args)
+    try:
+        trainer = SeRLTrainer(
+            model=model_args.model_name_or_path,
+            args=training_args,
+            train_dataset=seeds,
+            eval_dataset=script_args.eval_data,
+            quantization_config=get_quantization_config(model_args),
+            peft_config=get_peft_config(model_args),
+        )
+    except HUB_ERRORS as error:  # push_to_hub makes the repository now
+        raise ValueError(f"The Hub: {reason(error)}") from error
+    trainer.seeds_name, trainer.command = source_name(script_args.seeds), shown_command(sys.argv)
+    trainer.model_settings = changed_settings(model_args)
     return trainer
+
+
+def check_push(script_args, training_args) -> None:
+    """Check before the model is loaded what a push at the end needs, and keep the token out of all files.
+
+    Raises:
+        ValueError: if the settings don't go together, or the Hub is not reached with a token that it knows.
+    """
+    from .hub.push import check_account
+
+    if script_args.push_instructions and not training_args.push_to_hub:
+        raise ValueError("push_instructions is True, but push_to_hub is not. Set push_to_hub to True.")
+    if script_args.push_instructions and training_args.instruction_source == "seeds":
+        raise ValueError(
+            "push_instructions is True, and the instructions are the seeds (instruction_source is 'seeds'), which are "
+            "never pushed. Leave push_instructions out."
+        )
+    if not training_args.push_to_hub:
+        return
+    if training_args.hub_token:
+        # training_args.bin is pushed as it is, so the token goes where huggingface_hub looks for it first.
+        os.environ["HF_TOKEN"], training_args.hub_token = training_args.hub_token, None
+    if int(os.environ.get("RANK", 0)) == 0:
+        check_account()
 
 
 def make_parser(prog: str | None = None):

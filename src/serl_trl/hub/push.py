@@ -1,0 +1,204 @@
+"""Push a finished run to the Hub: serl-trl push outputs/mine
+
+It takes the run's folder only, so that a push that failed after training is repeated by one command.
+"""
+
+import argparse
+import os
+import shlex
+import sys
+import tempfile
+from pathlib import Path
+
+import httpx  # what huggingface_hub >= 1 speaks with, and whose errors it lets through
+from huggingface_hub import HfApi
+from huggingface_hub.constants import ENDPOINT
+from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
+
+from ..ledger import LEDGER_FOLDER
+from .card import add_repositories
+from .instructions import read_instructions, write_dataset
+
+
+# What a model is made of, at the top of the run's folder. Named one by one: a folder may hold files of the user's.
+MODEL_FILES = [
+    "README.md",
+    "config.json",
+    "generation_config.json",
+    "model*.safetensors",
+    "model.safetensors.index.json",
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "*token*.json",  # tokenizer.json, tokenizer_config.json, special_tokens_map.json, added_tokens.json
+    "vocab.*",
+    "merges.txt",
+    "*.model",
+    "chat_template.jinja",
+    "*processor_config.json",
+    "*.py",  # of models with code of their own
+    "trainer_state.json",
+    "training_args.bin",
+]
+_WEIGHTS = ("model*.safetensors", "adapter_model.safetensors")
+
+HUB_ERRORS = (HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled, httpx.TransportError)
+# A push can also fail on the disk, in a large file (RuntimeError) and in what the Hub says of a card (ValueError).
+PUSH_ERRORS = (*HUB_ERRORS, OSError, RuntimeError, ValueError)
+
+
+def check_run(run: str | os.PathLike) -> None:
+    """Check that a folder holds a finished run.
+
+    Raises:
+        ValueError: if it does not.
+    """
+    path = Path(run)
+    if not path.is_dir():
+        raise ValueError(f"There is no folder {str(run)!r}. Name the output_dir of a run.")
+    has_weights = any(file for pattern in _WEIGHTS for file in path.glob(pattern))
+    if has_weights and all((path / name).is_file() for name in ("README.md", "trainer_state.json")):
+        return
+    if (path / LEDGER_FOLDER).is_dir() or any(path.glob("_iteration-*")):
+        raise ValueError(
+            f"The run in {str(run)!r} is not finished: it has no model yet. Train on with --resume_from_checkpoint "
+            "true, and push then."
+        )
+    raise ValueError(f"{str(run)!r} holds no run: no model, card and trainer_state.json. Name the output_dir of one.")
+
+
+def check_account() -> None:
+    """Check, before a run, that the Hub is reached and knows the token.
+
+    Raises:
+        ValueError: if it is not.
+    """
+    try:
+        HfApi().whoami()
+    except HUB_ERRORS as error:
+        raise ValueError(f"push_to_hub is True, but {reason(error)}") from error
+
+
+def push(
+    run: str | os.PathLike,
+    hub_model_id: str | None = None,
+    private: bool | None = True,
+    push_instructions: bool = False,
+    revision: str | None = None,
+) -> str:
+    """Push the model of a finished run with its card, and its instructions before it, if asked for.
+
+    A repository that exists keeps its visibility. What has not changed since an earlier push is not sent again.
+
+    Args:
+        run (`str` or `PathLike`): The run's folder.
+        hub_model_id (`str`, *optional*): The repository, e.g. `"me/mine"`; by default the name of the folder.
+        private (`bool`, *optional*, defaults to `True`): Whether new repositories are private; `None` asks the account.
+        push_instructions (`bool`, *optional*, defaults to `False`):
+            Whether to push the ledger without the seeds' text as a dataset, `hub_model_id` with `-instructions`.
+        revision (`str`, *optional*): The branch of the model's repository, `main` by default.
+
+    Returns:
+        `str`: The URL of the model.
+
+    Raises:
+        ValueError: As in [`check_run`] and [`read_instructions`], before anything is pushed.
+        PUSH_ERRORS: if the Hub refuses or is not reached; see [`reason`].
+    """
+    check_run(run)
+    record, rows = read_instructions(run) if push_instructions else (None, [])
+    api = HfApi(library_name="serl-trl")
+    url = api.create_repo(hub_model_id or Path(run).resolve().name, private=private, exist_ok=True)
+    dataset_id = None
+    if push_instructions:
+        dataset_id = f"{url.repo_id}-instructions"
+        api.create_repo(dataset_id, repo_type="dataset", private=private, exist_ok=True)
+        with tempfile.TemporaryDirectory() as folder:
+            write_dataset(record, rows, folder, url.repo_id)
+            api.upload_folder(
+                repo_id=dataset_id, repo_type="dataset", folder_path=folder, commit_message="Instructions"
+            )
+    add_repositories(Path(run) / "README.md", url.repo_id, dataset_id)
+    api.upload_folder(
+        repo_id=url.repo_id,
+        folder_path=run,
+        commit_message="End of training",
+        allow_patterns=MODEL_FILES,
+        ignore_patterns=["*/*"],  # ledger, iterations, checkpoints and optimizer states: all that lies in folders
+        revision=revision,
+    )
+    return str(url)
+
+
+def push_command(
+    run: str | os.PathLike,
+    hub_model_id: str | None,
+    private: bool | None = True,
+    push_instructions: bool = False,
+    revision: str | None = None,
+) -> str:
+    """Return the command that does the same as [`push`]."""
+    parts = ["serl-trl", "push", str(run)]
+    parts += ["--hub_model_id", hub_model_id] if hub_model_id else []
+    parts += ["--hub_revision", revision] if revision else []
+    parts += ["--push_instructions"] if push_instructions else []
+    parts += ["--public"] if private is False else []
+    return shlex.join(parts)
+
+
+def push_or_exit(run: str | os.PathLike, hub_model_id: str | None, **settings) -> None:
+    """Push as [`push`] does and say where to; a failure ends in the reason and the command that repeats the push."""
+    try:
+        url = push(run, hub_model_id, **settings)
+    except PUSH_ERRORS as error:
+        command = push_command(run, hub_model_id, **settings)
+        sys.exit(f"error: The model is saved in {run}, but not pushed: {reason(error)}\nTo push it: {command}")
+    print(f"Pushed to {url}")
+
+
+def reason(error: BaseException) -> str:
+    """Return in one sentence why a push failed, and what to do."""
+    if isinstance(error, RuntimeError) and error.__cause__ is not None:
+        error = error.__cause__  # huggingface_hub wraps what happened to a large file
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    if isinstance(error, LocalTokenNotFoundError):
+        return "there is no token of the Hub. Run `hf auth login`, or set HF_TOKEN."
+    if isinstance(error, OfflineModeIsEnabled):
+        return "HF_HUB_OFFLINE is set. Unset it."
+    if status == 401:
+        return "the Hub does not know the token (401). Run `hf auth login`, or set HF_TOKEN to one that may write."
+    if status == 403:
+        return "the token may not write there (403). Use one that may, or set hub_model_id to a repository of yours."
+    if status is not None and status >= 500:
+        return f"the Hub answered {status}. Try again later."
+    if isinstance(error, httpx.TransportError):
+        return f"{ENDPOINT} is not reached ({type(error).__name__}: {error}). Check the network."
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+def run(arguments: list[str] | None = None, prog: str | None = None) -> None:
+    """Parse the arguments (`sys.argv` by default) and push; bad input ends in one sentence, not in a traceback."""
+    # argparse, since transformers' parser would load torch
+    parser = argparse.ArgumentParser(prog=prog, description=__doc__)
+    parser.add_argument("run", help="The output_dir of a finished run.")
+    parser.add_argument("--hub_model_id", help="The repository, e.g. me/mine; by default the folder's name.")
+    parser.add_argument("--hub_revision", help="The branch of the model's repository; by default main.")
+    parser.add_argument(
+        "--push_instructions",
+        action="store_true",
+        help="Also push the ledger, without the seeds' text, as a dataset HUB_MODEL_ID-instructions.",
+    )
+    parser.add_argument("--public", action="store_true", help="Make new repositories public; they are private else.")
+    args = parser.parse_args(arguments)
+    try:
+        check_run(args.run)
+        if args.push_instructions:
+            read_instructions(args.run)
+    except ValueError as error:
+        sys.exit(f"error: {error}")
+    push_or_exit(
+        args.run,
+        args.hub_model_id,
+        private=not args.public,
+        push_instructions=args.push_instructions,
+        revision=args.hub_revision,
+    )
