@@ -181,6 +181,7 @@ class SeRLConfig(GRPOConfig):
         self._resolve_length()
         self._check_rollouts()
         self._check_self_play()
+        self._check_push()
 
     def _check_choices(self):
         choices = {
@@ -306,3 +307,17 @@ class SeRLConfig(GRPOConfig):
             "min_words": (1, self.max_words),
         }
         check_bounds(self, bounds)
+
+    def _check_push(self):
+        if not self.push_to_hub or self.instruction_source != "seeds":
+            return
+        if self.hub_strategy in ("checkpoint", "all_checkpoints"):
+            raise ValueError(
+                f"hub_strategy is {self.hub_strategy.value!r}, and with instruction_source 'seeds' checkpoints hold "
+                "seeds, which are never pushed. Set hub_strategy to 'every_save' or 'end'."
+            )
+        if self.log_completions:
+            raise ValueError(
+                "log_completions is True, and with instruction_source 'seeds' the logged prompts are seeds, which are "
+                "never pushed. Set log_completions or push_to_hub to False."
+            )

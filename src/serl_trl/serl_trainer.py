@@ -326,9 +326,10 @@ class SeRLTrainer(GRPOTrainer):
         else:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
-    def create_model_card(self, *args, **kwargs):
+    def create_model_card(self, model_name: str | None = None, *args, **kwargs):
         """Write TRL's model card with how the model was trained, and its last accuracy where the Hub reads it."""
-        super().create_model_card(*args, **kwargs)
+        name = model_name or Path(self.args.hub_model_id or self.args.output_dir).name
+        super().create_model_card(name, *args, **kwargs)
         if not self.is_world_process_zero():
             return
         base_model = get_config_model_id(self.model.config)

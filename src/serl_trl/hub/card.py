@@ -111,7 +111,7 @@ def histories(run: str | os.PathLike, last: Sequence[dict]) -> list[Sequence[dic
 
 def recipe(settings: dict) -> str:
     """Return settings as YAML that a card may show."""
-    return without_private(yaml.safe_dump(settings, sort_keys=False, default_flow_style=None, width=110)).strip()
+    return without_private(yaml.safe_dump(settings, sort_keys=False)).strip()
 
 
 def _training(record: RunRecord) -> list[str]:

@@ -1,0 +1,96 @@
+"""The dataset that is pushed holds every candidate, and no seed's text."""
+
+import pytest
+from datasets import load_dataset
+from huggingface_hub import DatasetCard
+
+from serl_trl.hub.instructions import read_instructions, without_seeds, write_dataset
+from serl_trl.hub.record import RunRecord
+from serl_trl.ledger import Ledger
+from serl_trl.types import Candidate
+
+
+SEED, SHOWN, UNSEEN = "What is 2 + 2?", "What is 3 + 3?", "Name a prime above 90."  # the last was no example
+RECORD = RunRecord("tiny", "q.jsonl", [SEED, UNSEEN], {"max_steps": 3})
+
+
+def candidate(instruction, verdict="admitted", rouge_l=0.5, answers=("4", None), nearest=SEED, parents=(SEED, SHOWN)):
+    return Candidate(
+        0, 0, 1, instruction, list(parents), verdict, nearest=nearest, rouge_l=rouge_l, answers=list(answers)
+    )
+
+
+def ledger(run, *candidates):
+    Ledger(run).write(0, list(candidates))
+
+
+@pytest.mark.parametrize(
+    ("row", "is_shown"),
+    [
+        (candidate("What is 7 - 1?"), True),
+        (candidate("What is 7 - 2?", parents=[SEED, "What is 7 - 1?"]), True),  # its own are no seeds
+        (candidate("What is 2 + 2? And then?"), False),
+        (candidate("Now what is  2 + 2?"), False),
+        (candidate("WHAT IS 2 + 2? And 5?"), False),
+        (candidate("Say: What is 3 + 3?"), False),  # an example of another seeds' file, before a resume
+        (candidate("What comes then? Name a prime above 90."), False),
+        (candidate("What is 2 + 2", rouge_l=1.0), False),  # with diversity_threshold=1 all are admitted
+        (candidate("What is 8 - 1?", answers=["What is 2 + 2? 4", "7"]), False),
+        (candidate("What is 2 +", verdict="rejected"), False),
+        (candidate("What is 9 - 1?", verdict="unused"), False),
+    ],
+)
+def test_shown_is_what_was_admitted_and_has_no_seed_in_it(tmp_path, row, is_shown):
+    ledger(tmp_path, row, candidate("What is 7 - 1?"))
+    _, rows = read_instructions_of(tmp_path)
+    train, withheld = without_seeds(rows[:1], RECORD.seeds) if row.parents[1] == SHOWN else without_seeds(rows, [SEED])
+    assert bool(train) == is_shown
+    for hidden in withheld:
+        assert (hidden["instruction"], hidden["answers"], hidden["pseudo_label"]) == (None, [], None)
+    assert not {"parents", "nearest"} & set((train + withheld)[0])
+
+
+def read_instructions_of(run):
+    RECORD.save(run)
+    return read_instructions(run)
+
+
+def test_the_dataset_loads_and_its_card_says_what_is_in_it(tmp_path):
+    run = tmp_path / "run"
+    for iteration in (1, 2):
+        ledger(
+            run / f"_iteration-{iteration}",
+            candidate(f"What is 7 - {iteration}?"),
+            candidate(SEED, verdict="rejected", rouge_l=1.0),
+        )
+    before = sorted(path.read_bytes() for path in run.rglob("*.parquet"))
+    write_dataset(*read_instructions_of(run), tmp_path / "dataset", "me/mine")
+    assert sorted(path.read_bytes() for path in run.rglob("*.parquet")) == before
+    dataset = load_dataset(str(tmp_path / "dataset"), cache_dir=str(tmp_path / "cache"))
+    assert dataset["train"]["instruction"] == ["What is 7 - 1?", "What is 7 - 2?"]
+    assert dataset["train"]["iteration"] == [1, 2] and dataset["withheld"]["instruction"] == [None, None]
+    card = DatasetCard.load(tmp_path / "dataset" / "README.md")
+    assert card.data.size_categories == "n<1K" and {"serl", "synthetic"} <= set(card.data.tags)
+    for part in (
+        "[me/mine](https://huggingface.co/me/mine)",
+        "2 seeds (`q.jsonl`)",
+        "`train` (2 rows)",
+        "max_steps: 3",
+    ):
+        assert part in card.text
+    assert all(f"`{column}`" in card.text for column in dataset["train"].column_names)
+    written = b"".join(path.read_bytes() for path in (tmp_path / "dataset").rglob("*") if path.is_file())
+    assert not any(seed.encode() in written for seed in (SEED, SHOWN, UNSEEN))
+
+
+@pytest.mark.parametrize(
+    ("candidates", "message"),
+    [
+        ([], "has no ledger"),
+        ([candidate(SEED, parents=[])], "instruction_source is 'seeds'"),
+    ],
+)
+def test_without_instructions_of_its_own_it_says_so(tmp_path, candidates, message):
+    ledger(tmp_path, *candidates)
+    with pytest.raises(ValueError, match=message):
+        read_instructions_of(tmp_path)
