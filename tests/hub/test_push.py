@@ -40,6 +40,13 @@ def train(environment, folder, name, *arguments, model=TINY_MODEL) -> subprocess
     return run(environment, *command, *arguments)
 
 
+def failure(result) -> tuple[str, str]:
+    """Return the sentence and the command of a push that failed; progress bars may be closed after them."""
+    assert result.returncode == 1 and "Traceback" not in result.stderr, result.stderr[-3000:]
+    said, command = ("\n" + result.stderr).split("\nerror: ")[-1].splitlines()[:2]
+    return said, command
+
+
 @pytest.fixture(scope="module")
 def hub():
     with HubServer() as server:
@@ -111,9 +118,8 @@ def test_an_adapter_whose_push_failed_is_pushed_by_the_command_that_it_says(hub,
     arguments = ["--push_to_hub", "--use_peft", "--lora_target_modules", "all-linear", "--hub_private_repo", "false"]
     result = train(environment, tmp_path, "lora", *arguments, "--hub_model_id", "tester/adapter", model="tester/tiny")
     hub.refuse.clear()
-    assert result.returncode == 1 and "Traceback" not in result.stderr, result.stderr[-3000:]
-    said, command = result.stderr.strip().splitlines()[-2:]
-    assert said.startswith(f"error: The model is saved in {tmp_path}/lora, but not pushed: the token may not write")
+    said, command = failure(result)
+    assert said.startswith(f"The model is saved in {tmp_path}/lora, but not pushed: the token may not write")
     assert command == f"To push it: serl-trl push {tmp_path}/lora --hub_model_id tester/adapter --public"
     repeated = run(environment, SERL_TRL, *command.split()[4:])
     assert repeated.returncode == 0, repeated.stderr[-3000:]
@@ -142,8 +148,7 @@ def test_failures_are_one_sentence_and_the_command_again(hub, pushed, tmp_path, 
     hub.refuse.update(refuse)
     result = run(hub.environment(tmp_path) | changes, SERL_TRL, "push", str(output_dir), "--hub_model_id", "failing")
     hub.refuse.clear()
-    assert result.returncode == 1 and "Traceback" not in result.stderr, result.stderr[-3000:]
-    said, command = result.stderr.strip().splitlines()[-2:]
+    said, command = failure(result)
     assert message in said
     assert command == f"To push it: serl-trl push {output_dir} --hub_model_id failing"
 

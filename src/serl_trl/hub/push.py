@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 import httpx  # what huggingface_hub >= 1 speaks with, and whose errors it lets through
-from huggingface_hub import HfApi
+from huggingface_hub import HfApi, get_token
 from huggingface_hub.constants import ENDPOINT
 from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
@@ -160,7 +160,7 @@ def reason(error: BaseException) -> str:
     if isinstance(error, RuntimeError) and error.__cause__ is not None:
         error = error.__cause__  # huggingface_hub wraps what happened to a large file
     status = getattr(getattr(error, "response", None), "status_code", None)
-    if isinstance(error, LocalTokenNotFoundError):
+    if isinstance(error, LocalTokenNotFoundError) or (status == 401 and get_token() is None):
         return "there is no token of the Hub. Run `hf auth login`, or set HF_TOKEN."
     if isinstance(error, OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE is set. Unset it."
