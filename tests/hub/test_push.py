@@ -60,7 +60,8 @@ def pushed(hub, tmp_path_factory):
     """A run that was trained and pushed with its instructions and its checkpoints' models; what it printed."""
     folder = tmp_path_factory.mktemp("pushed")
     arguments = ["--push_to_hub", "--push_instructions", "--hub_token", TOKEN, "--save_strategy", "steps"]
-    arguments += ["--save_steps", "1"]
+    arguments += ["--save_steps", "1", "--eval_data", str(folder / "labelled.jsonl"), "--eval_steps", "2"]
+    (folder / "labelled.jsonl").write_text('{"question": "what is 2 plus 3 ?", "answer": 5}\n')
     environment = hub.environment(folder / "home") | {"HF_TOKEN": ""}
     return folder / "mine", train(environment, folder, "mine", *arguments, model="tester/tiny")
 
@@ -87,6 +88,7 @@ def test_training_pushes_the_model_and_its_instructions_and_no_seed(hub, pushed)
 
     card = ModelCard(model.files["README.md"].decode())
     assert card.data.datasets == ["tester/mine-instructions"] and card.data.base_model == "tester/tiny"
+    assert [(found.dataset_name, found.metric_type) for found in card.data.eval_results] == [("labelled", "accuracy")]
     assert "--push_instructions" in card.text and "hub_token" not in card.text
     arguments = torch.load(io.BytesIO(model.files["training_args.bin"]), weights_only=False)
     assert arguments.hub_token is None and arguments.hub_private_repo is True

@@ -41,9 +41,9 @@ MODEL_FILES = [
 ]
 _WEIGHTS = ("model*.safetensors", "adapter_model.safetensors")
 
+# Of huggingface_hub this package uses HfApi.whoami, HfApi.create_repo and HfApi.upload_folder, and the cards ModelCard
+# and DatasetCard. These are the errors in which the first two end.
 HUB_ERRORS = (HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled, httpx.TransportError)
-# A push can also fail on the disk, in a large file (RuntimeError) and in what the Hub says of a card (ValueError).
-PUSH_ERRORS = (*HUB_ERRORS, OSError, RuntimeError, ValueError)
 
 
 def check_run(run: str | os.PathLike) -> None:
@@ -102,7 +102,7 @@ def push(
 
     Raises:
         ValueError: As in [`check_run`] and [`read_instructions`], before anything is pushed.
-        PUSH_ERRORS: if the Hub refuses or is not reached; see [`reason`].
+        Exception: whatever the Hub, the network, the disk or Xet may bring; see [`reason`].
     """
     check_run(run)
     record, rows = read_instructions(run) if push_instructions else (None, [])
@@ -149,7 +149,7 @@ def push_or_exit(run: str | os.PathLike, hub_model_id: str | None, **settings) -
     """Push as [`push`] does and say where to; a failure ends in the reason and the command that repeats the push."""
     try:
         url = push(run, hub_model_id, **settings)
-    except PUSH_ERRORS as error:
+    except (Exception, KeyboardInterrupt) as error:  # a run of hours is behind it: the command is said in any case
         command = push_command(run, hub_model_id, **settings)
         sys.exit(f"error: The model is saved in {run}, but not pushed: {reason(error)}\nTo push it: {command}")
     print(f"Pushed to {url}")
@@ -162,6 +162,8 @@ def reason(error: BaseException) -> str:
     status = getattr(getattr(error, "response", None), "status_code", None)
     if isinstance(error, LocalTokenNotFoundError) or (status == 401 and get_token() is None):
         return "there is no token of the Hub. Run `hf auth login`, or set HF_TOKEN."
+    if isinstance(error, KeyboardInterrupt):
+        return "it was interrupted."
     if isinstance(error, OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE is set. Unset it."
     if status == 401:
