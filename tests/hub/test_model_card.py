@@ -66,6 +66,7 @@ def test_repositories_are_written_into_a_card_again_and_again(tmp_path):
     ("settings", "parts"),
     [
         ({}, ["wrote new instructions", "no true answer was used"]),
+        ({"advantage_estimator": "rloo"}, ["advantages: `rloo`"]),
         ({"instruction_source": "seeds"}, ["took its seeds", "no true answer was used"]),
         ({"instruction_source": "seeds", "label_source": "true_answer"}, ["took its seeds", "was the true one"]),
     ],
@@ -87,6 +88,7 @@ def test_curves_show_some_ten_rows_with_the_first_and_the_last():
 
 def test_the_log_of_each_iteration_is_read_in_order(tmp_path):
     assert histories(tmp_path, HISTORY) == [HISTORY]
+    (tmp_path / "_iteration-11").mkdir()  # not finished
     for iteration in (10, 2):
         (tmp_path / f"_iteration-{iteration}").mkdir()
         state = {"log_history": [{"step": iteration}]}

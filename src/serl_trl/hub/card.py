@@ -68,9 +68,10 @@ def method(settings: dict) -> str:
         reward = "was rewarded where an answer agreed with the majority of its answers: no true answer was used"
     else:
         reward = "was rewarded where an answer was the true one"
+    estimator = settings.get("advantage_estimator", "grpo")
     return (
         f"{source}, answered each of them many times, and {reward}. "
-        "Those that it found too easy or too hard were left out, and the others trained it by GRPO."
+        f"Those that it found too easy or too hard were left out, and the others trained it (advantages: `{estimator}`)."
     )
 
 
@@ -105,8 +106,9 @@ def histories(run: str | os.PathLike, last: Sequence[dict]) -> list[Sequence[dic
         run (`str` or `PathLike`): The run's folder.
         last (`Sequence[dict]`): `log_history` of the trainer.
     """
-    folders = iteration_folders(run)
-    return [json.loads((folder / "trainer_state.json").read_text())["log_history"] for folder in folders] or [last]
+    states = [folder / "trainer_state.json" for folder in iteration_folders(run)]
+    finished = [json.loads(path.read_text(encoding="utf-8")) for path in states if path.is_file()]
+    return [state["log_history"] for state in finished] or [last]
 
 
 def recipe(settings: dict) -> str:

@@ -6,7 +6,6 @@ import re
 import shlex
 from collections.abc import Sequence
 from dataclasses import MISSING, asdict, dataclass, fields
-from enum import Enum
 from pathlib import Path
 
 from ..files import written_whole
@@ -87,7 +86,7 @@ def changed_settings(settings) -> dict:
         default = field.default if field.default_factory is MISSING else field.default_factory()
         value = getattr(settings, field.name)
         if field.init and field.name not in _NOT_IN_RECIPE and not field.name.endswith("_token") and value != default:
-            changed[field.name] = value.value if isinstance(value, Enum) else value
+            changed[field.name] = json.loads(json.dumps(value, default=str))  # enumerations become their texts
     return changed
 
 
@@ -126,5 +125,7 @@ def shown_command(arguments: Sequence[str]) -> str:
 
 def without_private(text: str) -> str:
     """Return a text without the folders of users and the Hub's tokens."""
-    homes = rf"(?<![\w.])(?:/home/[^/\s'\"]+|/Users/[^/\s'\"]+|{re.escape(str(Path.home()))})(?![\w-])"
-    return re.sub(r"\bhf_\w{8,}", "<token>", re.sub(homes, "~", text))
+    home = os.path.expanduser("~")
+    homes = [r"/home/[^/\s'\"]+", r"/Users/[^/\s'\"]+", *([re.escape(home)] if home != "/" else [])]
+    text = re.sub(rf"(?<![\w.])(?:{'|'.join(homes)})(?![\w-])", "~", text)
+    return re.sub(r"\bhf_\w{8,}", "<token>", text)
