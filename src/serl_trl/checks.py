@@ -216,10 +216,13 @@ def load_model_config(model, args: SeRLConfig) -> PretrainedConfig:
     """Return the configuration of a model given by name or as an instance."""
     if not isinstance(model, str):
         return model.config
-    kwargs = args.model_init_kwargs or {}
+    return read_config(model, (args.model_init_kwargs or {}).get("revision"), args.trust_remote_code)
+
+
+def read_config(model: str, revision: str | None = None, trust_remote_code: bool = False) -> PretrainedConfig:
+    """Return the configuration of a model given by name; raise `ValueError` if there is none."""
     try:
-        revision = kwargs.get("revision")
-        return AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=args.trust_remote_code)
+        return AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=trust_remote_code)
     except OSError as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(

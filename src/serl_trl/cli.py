@@ -5,14 +5,16 @@ import sys
 
 USAGE = """usage: serl-trl train [--config RECIPE.yaml] --seeds MY_QUESTIONS.jsonl [...]
        serl-trl eval --model MODEL --data MY_QUESTIONS_WITH_ANSWERS.jsonl [...]
+       serl-trl plan --model MODEL [--gpu 16|24|40|80] [...]
 
   train   make a model better from your own questions (serl-trl train --help lists every setting)
   eval    measure a model on questions with answers: pass@k and maj@k, with intervals (likewise)
+  plan    say what training takes of a GPU's memory, and write the recipe that fits
 """
 
 
 def main() -> None:
-    """Run `serl-trl train ARGUMENTS` or `serl-trl eval ARGUMENTS`."""
+    """Run `serl-trl COMMAND ARGUMENTS`."""
     command, arguments = (sys.argv[1:2] or ["--help"])[0], sys.argv[2:]
     if command in ("-h", "--help"):
         print(USAGE)
@@ -24,5 +26,9 @@ def main() -> None:
         from .evaluation.job import run
 
         run(arguments, prog="serl-trl eval")
+    elif command == "plan":
+        from .plan import run
+
+        run(arguments, prog="serl-trl plan")
     else:
         sys.exit(f"{USAGE}\nerror: unknown command {command!r}")
