@@ -21,7 +21,9 @@ def run_notebook(path: Path, folder: Path) -> nbformat.NotebookNode:
     notebook = nbformat.read(path, as_version=4)
     paths = [str(ROOT / "src"), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths)), "HF_HUB_OFFLINE": "1"}
-    client = NotebookClient(notebook, timeout=600, record_timing=False, resources={"metadata": {"path": str(folder)}})
+    resources = {"metadata": {"path": str(folder)}}
+    settings = {"timeout": 600, "startup_timeout": 300, "record_timing": False, "coalesce_streams": True}
+    client = NotebookClient(notebook, resources=resources, **settings)
     client.execute(env=environment)
     for cell in notebook.cells:
         if cell.cell_type == "code":
