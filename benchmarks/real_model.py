@@ -2,8 +2,8 @@
 
 1. Warm-up, on labelled questions of its own: as it comes, the model's majority is right too seldom for self-play (23 % of
    two-digit sums, docs/runs.md). A few supervised steps bring it to where the majority is mostly right.
-2. SeRL from 60 seeds without answers, and RL with true labels on the same 60 seeds (without the difficulty band, as RL
-   with true labels usually is); all other settings are the same.
+2. SeRL from 60 seeds without answers; the same held near the seeds, with a band nearer to agreement; and RL with true
+   labels on the same 60 seeds (without the band, as RL with true labels usually is). All other settings are the same.
 3. `serl-trl eval` on 300 held-out questions before and after, and `--compare` between them.
 
     python benchmarks/real_model.py --output outputs/real_model
@@ -26,7 +26,7 @@ import yaml
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
-SEEDS, HELD_OUT, WARM_UP = 60, 300, 2000
+SEEDS, HELD_OUT, WARM_UP = 60, 300, 6000
 STEPS = 24
 
 TRAINING = {
@@ -51,6 +51,12 @@ TRAINING = {
 }
 ARMS = {
     "serl": {},
+    # Left to itself, the model writes larger numbers than the seeds', on which its majority is wrong more often.
+    "serl_near_the_seeds": {
+        "blocked_words": [str(number) for number in range(100, 1000)],
+        "min_pass_rate": 0.5,
+        "max_pass_rate": 0.9,
+    },
     "true_labels": {
         "instruction_source": "seeds",
         "label_source": "true_answer",
@@ -66,7 +72,7 @@ def make_questions() -> dict[str, list[dict]]:
     two_digits = [(first, second) for first in range(10, 100) for second in range(10, 100)]
     drawn = rng.sample(two_digits, SEEDS + HELD_OUT)
     # Wider than the seeds: the model writes sums of larger numbers too, and its majority must be right on those.
-    wider = [(first, second) for first in range(1, 300) for second in range(1, 300)]
+    wider = [(first, second) for first in range(1, 200) for second in range(1, 200)]
     drawn += rng.sample(sorted(set(wider) - set(drawn)), WARM_UP)
     rows = [{"question": f"What is {first} + {second}?", "answer": str(first + second)} for first, second in drawn]
     return {
@@ -87,7 +93,7 @@ def warm_up(model_folder: Path, rows: list[dict], target: float, output: Path) -
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
     model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)  # bfloat16 is slow on a CPU
     template = load_template("math")
-    optimizer = torch.optim.AdamW(model.parameters(), lr=2e-5, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=5e-5, weight_decay=0.0)
 
     def answer_logps(batch: list[dict]) -> torch.Tensor:
         """Log-probability of each right answer, shape (batch,)."""
@@ -137,7 +143,7 @@ def evaluate(model: Path, output: Path, baseline: Path | None = None) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=ROOT / "outputs" / "real_model")
-    parser.add_argument("--target", type=float, default=0.55, help="right answers' probability after the warm-up")
+    parser.add_argument("--target", type=float, default=0.65, help="right answers' probability after the warm-up")
     parser.add_argument("--warm_up_only", action="store_true", help="stop after measuring the start")
     args = parser.parse_args()
     from demo_model import make_demo_model

@@ -304,13 +304,23 @@ def test_a_model_that_is_not_there_is_one_sentence(tmp_path):
         SeRLTrainer("/no/such/model", tiny_config(tmp_path / "run"), tiny_seeds())
 
 
-def test_an_adapter_on_16_bit_weights_is_refused_with_vllm(tmp_path):
+def test_a_sharded_base_in_16_bits_is_refused_with_vllm(tmp_path, monkeypatch):
     pytest.importorskip("vllm")
     from peft import LoraConfig
 
     config = tiny_config(tmp_path / "run", use_vllm=True, model_init_kwargs={"dtype": "bfloat16"})
-    with pytest.raises(ValueError, match="loaded in bfloat16, and merging for vLLM would wear it off"):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # as `accelerate launch` sets it
+    with pytest.raises(ValueError, match="loaded in bfloat16 and sharded, and merging for vLLM would wear it off"):
         SeRLTrainer(folder_without_weights(tmp_path), config, tiny_seeds(), peft_config=LoraConfig())
+
+
+def test_an_adapter_that_vllm_cannot_hold_is_refused(tmp_path):
+    pytest.importorskip("vllm")
+    from peft import LoraConfig
+
+    config, lora = tiny_config(tmp_path / "run", use_vllm=True), LoraConfig(target_modules=["embed_tokens"])
+    with pytest.raises(ValueError, match="ties together: vLLM has one tensor for both"):
+        SeRLTrainer(folder_without_weights(tmp_path), config, tiny_seeds(), peft_config=lora)
 
 
 def test_a_tokenizer_without_a_chat_template_is_refused(tmp_path):

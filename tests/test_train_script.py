@@ -104,7 +104,7 @@ def test_recipes_hold_known_settings_only(recipe, tmp_path, monkeypatch):
     # One optimizer step for each generation batch: everything is trained on by the weights that sampled it.
     assert training_args.gradient_accumulation_steps == training_args.steps_per_generation
     if recipe.stem != "demo":
-        assert training_args.bf16 and model_args.model_name_or_path
+        assert training_args.bf16 != training_args.fp16 and model_args.model_name_or_path
 
 
 def test_a_missing_recipe_is_one_sentence():

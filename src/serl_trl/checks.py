@@ -9,6 +9,7 @@ from jinja2 import TemplateError
 from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
+from .adapters import add_empty_adapter, check_adapter, empty_model
 from .checkpoint import STATE_FILE
 from .ledger import LEDGER_FOLDER
 from .self_instruction.prompt import answer_prompt, few_shot_prompt, load_template, tokenize_prompts
@@ -75,6 +76,16 @@ def resolve_checkpoint(resume_from_checkpoint: str | bool | None, args: SeRLConf
     return checkpoint
 
 
+def is_fsdp(args: SeRLConfig) -> bool:
+    """Return whether FSDP will wrap the model."""
+    return bool(args.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "false") == "true"
+
+
+def is_sharded(args: SeRLConfig) -> bool:
+    """Return whether each process will hold a part of each weight only: FSDP or ZeRO-3."""
+    return is_fsdp(args) or (args.deepspeed_plugin is not None and args.deepspeed_plugin.zero_stage == 3)
+
+
 def check_iterations(args: SeRLConfig, optimizers: tuple) -> None:
     """Raise `ValueError` for what several self-play iterations can't be combined with."""
     if args.num_self_play_iterations == 1:
@@ -84,8 +95,7 @@ def check_iterations(args: SeRLConfig, optimizers: tuple) -> None:
             f"optimizers are given, and num_self_play_iterations is {args.num_self_play_iterations}: each iteration "
             "makes its own. Leave them out, or run one iteration at a time."
         )
-    is_fsdp = bool(args.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "false") == "true"
-    if args.deepspeed_plugin is not None or is_fsdp:
+    if args.deepspeed_plugin is not None or is_fsdp(args):
         raise ValueError(
             f"num_self_play_iterations is {args.num_self_play_iterations}, and DeepSpeed or FSDP wraps the model, which "
             "has not been shown to survive a second iteration. Run one at a time: set model_name_or_path to the last "
@@ -94,26 +104,27 @@ def check_iterations(args: SeRLConfig, optimizers: tuple) -> None:
 
 
 def check_weights(model, config: PretrainedConfig, quantization_config, peft_config, args: SeRLConfig) -> None:
-    """Raise `ValueError` for weights that can't be sent to vLLM unharmed.
-
-    Packed weights can't be sent at all (TRL#4973). An adapter is merged into its base and taken out again for each
-    step, which wears off a base in 16 bits: 9.5 % of the weights have changed after 100 steps (TRL#6688).
-    """
+    """Raise `ValueError` for weights that can't be sent to vLLM unharmed: packed ones, and some adapters'."""
     if not args.use_vllm:
         return
     kwargs = args.model_init_kwargs or {}
     if quantization_config or kwargs.get("quantization_config") or getattr(config, "quantization_config", None):
         raise ValueError(
-            "The model is quantized, and its weights can't be sent to vLLM. Set use_vllm to False for transformers "
-            "generation, or load the model without quantization."
+            "The model is quantized, and its packed weights can't be sent to vLLM (TRL#4973). Set use_vllm to False "
+            "for transformers generation, or load the model without quantization."
         )
+    if peft_config is None and not hasattr(model, "peft_config"):
+        return
     dtype = str(kwargs.get("dtype") or "float32") if isinstance(model, str) else str(model.dtype)
-    has_adapter = peft_config is not None or hasattr(model, "peft_config")
-    if has_adapter and dtype.removeprefix("torch.") != "float32":
+    if is_sharded(args) and dtype.removeprefix("torch.") != "float32":
+        # Where the weights are sharded, TRL's merge into the base itself is left as it is (see `merged_parameters`).
         raise ValueError(
-            f"The base model of the adapter is loaded in {dtype}, and merging for vLLM would wear it off. Set dtype to "
-            "float32 (bf16=True still computes in bfloat16), or use_vllm to False."
+            f"The base model of the adapter is loaded in {dtype} and sharded, and merging for vLLM would wear it off. "
+            "Set dtype to float32 (bf16=True still computes in bfloat16), or use DDP or ZeRO-2."
         )
+    if peft_config is not None:
+        model = add_empty_adapter(empty_model(config, args.trust_remote_code), peft_config)
+    check_adapter(model)
 
 
 def check_chat_template(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
@@ -205,10 +216,13 @@ def load_model_config(model, args: SeRLConfig) -> PretrainedConfig:
     """Return the configuration of a model given by name or as an instance."""
     if not isinstance(model, str):
         return model.config
-    kwargs = args.model_init_kwargs or {}
+    return read_config(model, (args.model_init_kwargs or {}).get("revision"), args.trust_remote_code)
+
+
+def read_config(model: str, revision: str | None = None, trust_remote_code: bool = False) -> PretrainedConfig:
+    """Return the configuration of a model given by name; raise `ValueError` if there is none."""
     try:
-        revision = kwargs.get("revision")
-        return AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=args.trust_remote_code)
+        return AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=trust_remote_code)
     except OSError as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(

@@ -12,9 +12,11 @@ from zlib import crc32
 
 import numpy as np
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import gather_object, is_peft_model
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
+from .adapters import merged_parameters
+from .checks import is_sharded
 from .self_instruction.prompt import tokenize_prompts
 from .types import Completion, Group, Message, SamplingSettings
 
@@ -166,8 +168,12 @@ def engine_for_device(args) -> Iterator[None]:
 
 
 def prepare_engine(trainer) -> None:
-    """Make the seed count again after vLLM reset all generators, and let weights reach vLLM on the CPU."""
-    if not (trainer.use_vllm and trainer.vllm_mode == "colocate"):
+    """Let weights reach vLLM as they are, and make the seed count again after vLLM reset all generators."""
+    if not trainer.use_vllm:
+        return
+    if is_peft_model(trainer.model) and not is_sharded(trainer.args):
+        trainer.vllm_generation._iter_named_params = MethodType(merged_parameters, trainer.vllm_generation)
+    if trainer.vllm_mode != "colocate":
         return
     # vLLM seeds `random`, NumPy and torch with the rank at its start. Equal within a tensor-parallel group, whose
     # ranks must draw alike, and different between groups.
@@ -181,8 +187,7 @@ def prepare_engine(trainer) -> None:
 
 def _reload_weights(vllm_generation) -> None:
     """Push the weights by vLLM's layerwise reload: on the CPU its kernels repack them, and a plain load is lost."""
-    # Cloned, since the reload keeps tensors until a fused layer is complete, and merged adapters are undone before.
-    weights = ((name, weight.detach().clone()) for name, weight in vllm_generation._iter_named_params())
+    weights = ((name, weight.detach()) for name, weight in vllm_generation._iter_named_params())
     vllm_generation.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
     vllm_generation.llm.reset_prefix_cache()
 

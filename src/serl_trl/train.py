@@ -18,6 +18,7 @@ class SeRLScriptArguments:
         seeds_column (`str`, *optional*): See [`load_seeds`].
         eval_data (`str`, *optional*): Instructions with an `answer` column, for accuracy during training.
         push_instructions (`bool`): With `push_to_hub`, push the ledger as a dataset too, without the seeds' text.
+        merge (`bool`): Whether to save an adapter merged into its base model, too; see [`adapters.save_merged`].
     """
 
     seeds: str = field(
@@ -29,12 +30,16 @@ class SeRLScriptArguments:
         default=False,
         metadata={"help": "Also push what the model wrote, without the seeds' text, as HUB_MODEL_ID-instructions."},
     )
+    merge: bool = field(
+        default=False, metadata={"help": "Also save the model with the adapter merged in, in output_dir/_merged."}
+    )
 
 
 def main(script_args, training_args, model_args):
     """Run the whole job: seeds, model, trainer, train, save, push."""
     from transformers import ProgressCallback
 
+    from .adapters import save_merged
     from .hub.push import push_or_exit
     from .iterations import resume_point
     from .summary import StepLines, summarize
@@ -67,6 +72,9 @@ def main(script_args, training_args, model_args):
     trainer.save_model(training_args.output_dir, _internal_call=True)  # pushes nothing yet
     trainer.save_state()
     trainer.create_model_card()
+    if script_args.merge and trainer.accelerator.is_main_process:
+        print(f"Merged model in {save_merged(training_args.output_dir, training_args.trust_remote_code)}")
+    trainer.accelerator.wait_for_everyone()
     trainer.accelerator.print("\n" + summarize(trainer, result.metrics["train_runtime"]))
 
     # Push
@@ -107,6 +115,8 @@ def make_trainer(script_args, training_args, model_args):
         **(training_args.model_init_kwargs or {}),
     }
 
+    if script_args.merge and not model_args.use_peft:
+        raise ValueError("merge is True, and there is no adapter to merge. Set use_peft to True, or leave merge out.")
     if model_args.use_peft and not is_peft_available():
         raise ValueError("use_peft is True, but PEFT is not installed. Run `pip install 'serl-trl[peft]'`.")
 
@@ -114,6 +124,10 @@ def make_trainer(script_args, training_args, model_args):
     if script_args.eval_data and training_args.eval_strategy == "no":
         training_args.eval_strategy = IntervalStrategy.STEPS
         training_args.eval_steps = training_args.eval_steps or 0.1
+
+    peft_config = get_peft_config(model_args)
+    if peft_config is not None:
+        peft_config.revision = model_args.model_revision  # so that the saved adapter names the base it belongs to
 
     # Trainer
     check_push(script_args, training_args)
@@ -124,7 +138,7 @@ def make_trainer(script_args, training_args, model_args):
             train_dataset=seeds,
             eval_dataset=script_args.eval_data,
             quantization_config=get_quantization_config(model_args),
-            peft_config=get_peft_config(model_args),
+            peft_config=peft_config,
         )
     except HUB_ERRORS as error:  # push_to_hub makes the repository now
         raise ValueError(f"The Hub: {reason(error)}") from error

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
 from .. import __version__
-from ..checks import check_chat_template, model_length
+from ..checks import check_chat_template, model_length, read_config
 from ..self_instruction.prompt import answer_prompt, load_template, tokenize_prompts
 from .arguments import EvaluationArguments
 from .card import read_card
@@ -87,14 +87,11 @@ def _load_tokenizer(args: EvaluationArguments) -> tuple[PreTrainedTokenizerBase,
     """Return tokenizer and configuration of the model; those of its base model if it is an adapter without its own."""
     base = base_model(args.model) or args.model
     source = args.model if (Path(args.model) / "tokenizer_config.json").is_file() else base
+    config = read_config(base, trust_remote_code=args.trust_remote_code)
     try:
-        config = AutoConfig.from_pretrained(base, trust_remote_code=args.trust_remote_code)
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=args.trust_remote_code)
     except OSError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(
-            f"The model {base!r} is neither a folder here nor to be had from the Hub: {reason}"
-        ) from error
+        raise ValueError(f"{source!r} has no tokenizer: {str(error).strip().splitlines()[0]}") from error
     check_chat_template(tokenizer, args.model)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token
