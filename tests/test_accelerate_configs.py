@@ -1,0 +1,105 @@
+"""The accelerate configurations, started as users start them, with two processes on the CPU."""
+
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.commands.config.config_args import load_config_from_file
+from conftest import ROOT
+from run_tiny import make_trainer, whole_weights
+from safetensors.torch import load_file
+
+
+CONFIGS = {path.stem: path for path in (ROOT / "accelerate_configs").glob("*.yaml")}
+NEEDS_DEEPSPEED = pytest.mark.skipif(
+    importlib.util.find_spec("deepspeed") is None, reason="DeepSpeed is not installed"
+)
+
+# Two steps of four groups of four completions, the same ones whatever the processes, with a reference model.
+SETTINGS = {
+    "same_completions": True,
+    "instruction_source": "seeds",
+    "generation_batch_size": 16,
+    "per_device_train_batch_size": 4,
+    "max_steps": 2,
+    "beta": 0.04,
+    "adam_epsilon": 1e-4,  # else the rounding of a gradient near 0 becomes a step of full length
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "distributed_type", "settings"),
+    [
+        ("cpu", "NO", {"use_cpu": True, "num_processes": 1, "mixed_precision": "no"}),
+        ("single_gpu", "NO", {"use_cpu": False, "num_processes": 1}),
+        ("multi_gpu", "MULTI_GPU", {"num_processes": 8}),
+        ("deepspeed_zero2", "DEEPSPEED", {"deepspeed_config": {"zero_stage": 2}}),
+        ("deepspeed_zero3", "DEEPSPEED", {"deepspeed_config": {"zero_stage": 3, "zero3_save_16bit_model": True}}),
+        ("fsdp2", "FSDP", {"fsdp_config": {"fsdp_version": 2, "fsdp_cpu_ram_efficient_loading": False}}),
+    ],
+)
+def test_accelerate_reads_each_configuration(name, distributed_type, settings):
+    config = load_config_from_file(str(CONFIGS[name]))  # refuses unknown keys
+    assert config.distributed_type == distributed_type and config.num_machines == 1
+    for key, value in settings.items():
+        found = getattr(config, key)
+        assert (value.items() <= found.items()) if isinstance(value, dict) else (found == value), key
+
+
+def launch(name: str, output_dir: Path, **settings) -> subprocess.CompletedProcess:
+    """Start two processes on the CPU with one of the configurations."""
+    command = [str(Path(sys.executable).parent / "accelerate"), "launch", "--config_file", str(CONFIGS[name])]
+    command += ["--num_processes", "2", "--mixed_precision", "no", "--main_process_port", "0"]
+    command += [str(ROOT / "tests" / "run_tiny.py"), str(output_dir), json.dumps(settings)]
+    environment = {"ACCELERATE_USE_CPU": "true", "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+    if name.startswith("deepspeed"):
+        del environment["ACCELERATE_USE_CPU"]  # accelerate would pass DeepSpeed over
+    path = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
+    return subprocess.run(
+        command, env=os.environ | environment | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=300
+    )
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory):
+    """Return the weights of the same batches trained in one process: of the whole model, and with LoRA."""
+    weights = {}
+    for lora in (False, True):
+        trainer = make_trainer(tmp_path_factory.mktemp("one"), lora=lora, gradient_accumulation_steps=4, **SETTINGS)
+        before = whole_weights(trainer)
+        trainer.train()
+        weights[lora] = whole_weights(trainer)
+        moved = [name for name in before if not torch.equal(before[name], weights[lora][name])]
+        assert moved and all("lora_" in name for name in moved) == lora
+    return weights
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize(
+    ("name", "lora", "wrapped"),
+    [
+        ("multi_gpu", False, "DistributedDataParallel"),
+        ("fsdp2", False, "FSDPLlamaForCausalLM"),
+        ("fsdp2", True, "FSDPPeftModelForCausalLM"),
+        pytest.param("deepspeed_zero2", False, "DeepSpeedEngine", marks=NEEDS_DEEPSPEED),
+        pytest.param("deepspeed_zero2", True, "DeepSpeedEngine", marks=NEEDS_DEEPSPEED),
+        pytest.param("deepspeed_zero3", False, "DeepSpeedEngine", marks=NEEDS_DEEPSPEED),
+        pytest.param("deepspeed_zero3", True, "DeepSpeedEngine", marks=NEEDS_DEEPSPEED),
+    ],
+)
+def test_two_processes_train_what_one_does(name, lora, wrapped, one_process, tmp_path):
+    result = launch(name, tmp_path, lora=lora, gradient_accumulation_steps=2, **SETTINGS)
+    assert result.returncode == 0, result.stderr[-3000:]
+    reports = [json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in range(2)]
+    assert [(report["processes"], report["wrapped"]) for report in reports] == [(2, wrapped)] * 2
+    first, second = (load_file(tmp_path / f"rank-{rank}.safetensors") for rank in range(2))
+    assert len(first) == len(second) == len(one_process[lora])
+    for key, expected in one_process[lora].items():
+        assert torch.equal(first[key], second[key]), key
+        # The steps are about 1e-3: equal to a thousandth of one.
+        torch.testing.assert_close(first[key], expected, rtol=0, atol=1e-6, msg=key)
