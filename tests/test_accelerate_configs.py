@@ -6,13 +6,17 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
-from conftest import ROOT
+from accelerate.utils import DistributedType
+from conftest import ROOT, tiny_config, tiny_seeds
 from run_tiny import make_trainer, whole_weights
 from safetensors.torch import load_file
+
+from serl_trl import SeRLTrainer
 
 
 CONFIGS = {path.stem: path for path in (ROOT / "accelerate_configs").glob("*.yaml")}
@@ -103,3 +107,42 @@ def test_two_processes_train_what_one_does(name, lora, wrapped, one_process, tmp
         assert torch.equal(first[key], second[key]), key
         # The steps are about 1e-3: equal to a thousandth of one.
         torch.testing.assert_close(first[key], expected, rtol=0, atol=1e-6, msg=key)
+
+
+# As `accelerate launch` sets them.
+FSDP2 = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
+ON_FIRST_PROCESS = FSDP2 | {"FSDP_CPU_RAM_EFFICIENT_LOADING": "true"}
+PARALLEL = {"ACCELERATE_USE_PARALLELISM_CONFIG": "true"}
+NOWHERE = "/no/such/model"
+NOT_REFUSED = "The model '/no/such/model' is neither a folder here nor"
+
+
+@pytest.mark.parametrize(
+    ("environment", "model", "beta", "lora", "message"),
+    [
+        (ON_FIRST_PROCESS, NOWHERE, 0.001, False, "Set fsdp_cpu_ram_efficient_loading to false, or beta to 0"),
+        (ON_FIRST_PROCESS, NOWHERE, 0.0, False, NOT_REFUSED),
+        (ON_FIRST_PROCESS, NOWHERE, 0.001, True, NOT_REFUSED),  # the reference is the model without its adapter
+        (FSDP2, NOWHERE, 0.001, False, NOT_REFUSED),
+        (PARALLEL | {"PARALLELISM_CONFIG_TP_SIZE": "2"}, NOWHERE, 0.0, False, "tp_size is 2"),
+        (PARALLEL | {"PARALLELISM_CONFIG_CP_SIZE": "4"}, NOWHERE, 0.0, False, "cp_size is 4"),
+        (PARALLEL | {"PARALLELISM_CONFIG_DP_SHARD_SIZE": "2"}, NOWHERE, 0.0, False, NOT_REFUSED),
+        ({}, SimpleNamespace(tp_size=2), 0.0, False, "tp_size is 2"),
+    ],
+)
+def test_what_would_train_something_else_is_refused(environment, model, beta, lora, message, tmp_path, monkeypatch):
+    from peft import LoraConfig
+
+    config = tiny_config(tmp_path / "run", beta=beta)
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(ValueError, match=message):
+        SeRLTrainer(model, config, tiny_seeds(), peft_config=LoraConfig() if lora else None)
+
+
+def test_fsdp_on_the_cpu_is_refused(tmp_path, monkeypatch):
+    config = tiny_config(tmp_path / "run")
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setattr(config.distributed_state, "distributed_type", DistributedType.MULTI_CPU)
+    with pytest.raises(ValueError, match="accelerate passes it over on the CPU, silently"):
+        SeRLTrainer(NOWHERE, config, tiny_seeds())
