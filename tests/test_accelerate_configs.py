@@ -63,10 +63,7 @@ def launch(name: str, output_dir: Path, **settings) -> subprocess.CompletedProce
     environment = {"ACCELERATE_USE_CPU": "true", "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
     if name.startswith("deepspeed"):
         del environment["ACCELERATE_USE_CPU"]  # accelerate would pass DeepSpeed over
-    path = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
-    return subprocess.run(
-        command, env=os.environ | environment | {"PYTHONPATH": path}, capture_output=True, text=True, timeout=300
-    )
+    return subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=300)
 
 
 @pytest.fixture(scope="module")
