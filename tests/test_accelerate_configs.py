@@ -131,6 +131,7 @@ def test_what_would_train_something_else_is_refused(environment, model, beta, lo
     from peft import LoraConfig
 
     config = tiny_config(tmp_path / "run", beta=beta)
+    monkeypatch.setattr(config.distributed_state, "distributed_type", DistributedType.MULTI_GPU)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match=message):
