@@ -1,21 +1,71 @@
 """Train the tiny model in a process of its own: `torchrun tests/run_tiny.py OUTPUT_DIR SETTINGS [CHECKPOINT]`.
 
-Each process writes what it saw to OUTPUT_DIR/rank-N.json.
+Each process writes what it saw to OUTPUT_DIR/rank-N.json, and the weights it ends with to rank-N.safetensors. SETTINGS
+may have `lora` and `same_completions` beside those of `SeRLConfig`.
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
-import torch.distributed
+import torch
+from accelerate import PartialState
+from accelerate.utils import DistributedType
 from conftest import TINY_MODEL, tiny_config, tiny_seeds
+from safetensors.torch import save_file
+from torch.distributed.tensor import DTensor
+from trl.distributed import DistributedBackend
 
 from serl_trl import SeRLTrainer, loader
+from serl_trl.sampler import TrainerSampler
+from serl_trl.types import Completion
+
+
+class SameCompletions(TrainerSampler):
+    """A sampler whose completions depend on the prompt alone, so that any number of processes trains on the same.
+
+    Three completions of four agree, and they differ in length.
+    """
+
+    def sample(self, prompt_ids, num_completions, settings=None):
+        tokenizer = self.trainer.processing_class
+        groups = []
+        for ids in prompt_ids:
+            texts = [f"the answer is {1 + sum(ids) % 9}"] * (num_completions - 1) + ["is the answer the answer 18"]
+            tokens = [(*tokenizer(text)["input_ids"], tokenizer.eos_token_id) for text in texts]
+            groups.append([Completion(text, row, False) for text, row in zip(texts, tokens, strict=True)])
+        return groups
+
+
+def make_trainer(output_dir, lora: bool = False, same_completions: bool = False, **settings) -> SeRLTrainer:
+    """Return the trainer of the tiny model."""
+    config = tiny_config(output_dir, **settings)
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true":
+        # accelerate 1.15 has FSDP for GPUs only, and passes it over on the CPU. It works there too, over gloo.
+        PartialState().distributed_type = DistributedType.MULTI_GPU
+    adapter = None
+    if lora:
+        from peft import LoraConfig
+
+        adapter = LoraConfig(r=4, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM")
+    trainer = SeRLTrainer(str(TINY_MODEL), config, tiny_seeds(), peft_config=adapter)
+    if same_completions:
+        trainer.loader.sampler = SameCompletions(trainer)
+    return trainer
+
+
+def whole_weights(trainer) -> dict[str, torch.Tensor]:
+    """Return copies of all parameters, put together from the shards of all processes."""
+    parameters = dict(trainer.model.named_parameters())
+    with DistributedBackend(trainer.accelerator).gather_params(list(parameters.values())):
+        whole = {name: p.full_tensor() if isinstance(p, DTensor) else p for name, p in parameters.items()}
+        return {name.removeprefix("module."): p.detach().clone() for name, p in whole.items()}
 
 
 def main() -> None:
     output_dir, settings = Path(sys.argv[1]), json.loads(sys.argv[2])
-    trainer = SeRLTrainer(str(TINY_MODEL), tiny_config(output_dir, **settings), tiny_seeds())
+    trainer = make_trainer(output_dir, **settings)
     batches, groups, vote = [], [], trainer.loader.vote
     judged, carried = [], []  # by this process: completions it voted on in each round, and candidates it trains
     hand_over, single_turn = trainer.loader.hand_over, trainer._generate_single_turn
@@ -58,6 +108,7 @@ def main() -> None:
     trainer.loader.vote, trainer.loader.hand_over = recording_vote, recording_hand_over
     trainer._generate_single_turn, loader.majority_vote = recording_single_turn, recording_majority_vote
     trainer.train(resume_from_checkpoint=sys.argv[3] if len(sys.argv) > 3 else None)
+    weights = whole_weights(trainer)
     report = {
         "processes": torch.distributed.get_world_size() if torch.distributed.is_initialized() else 1,
         "batches": batches,
@@ -66,9 +117,12 @@ def main() -> None:
         "carried": carried,
         "estimated": estimated,
         "admitted": trainer.loader.filter.texts[50:],
-        "weights": [parameter.double().sum().item().hex() for parameter in trainer.model.parameters()],
+        "wrapped": type(trainer.model_wrapped).__name__,
+        "weights": [parameter.double().sum().item().hex() for parameter in weights.values()],
     }
-    (output_dir / f"rank-{trainer.accelerator.process_index}.json").write_text(json.dumps(report))
+    rank = trainer.accelerator.process_index
+    (output_dir / f"rank-{rank}.json").write_text(json.dumps(report))
+    save_file(weights, output_dir / f"rank-{rank}.safetensors")
 
 
 if __name__ == "__main__":

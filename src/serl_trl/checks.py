@@ -4,6 +4,8 @@ import logging
 import os
 from pathlib import Path
 
+from accelerate import ParallelismConfig
+from accelerate.utils import DistributedType
 from datasets import Dataset
 from jinja2 import TemplateError
 from transformers import AutoConfig, PretrainedConfig, PreTrainedTokenizerBase, TrainerState
@@ -100,6 +102,38 @@ def check_iterations(args: SeRLConfig, optimizers: tuple) -> None:
             f"num_self_play_iterations is {args.num_self_play_iterations}, and DeepSpeed or FSDP wraps the model, which "
             "has not been shown to survive a second iteration. Run one at a time: set model_name_or_path to the last "
             "one's output_dir."
+        )
+
+
+def check_parallelism(model, peft_config, args: SeRLConfig) -> None:
+    """Raise `ValueError` for ways to spread a model over processes that would silently train something else."""
+    parallelism = args.parallelism_config
+    if parallelism is None and os.environ.get("ACCELERATE_USE_PARALLELISM_CONFIG", "false") == "true":
+        parallelism = ParallelismConfig()  # from what `accelerate launch` sets
+    sizes = {name: getattr(parallelism, name, 1) for name in ("tp_size", "cp_size", "sp_size")}
+    if (args.model_init_kwargs or {}).get("tp_plan") or (getattr(model, "tp_size", None) or 1) > 1:
+        sizes["tp_size"] = getattr(model, "tp_size", None) or args.world_size
+    for name, size in sizes.items():
+        if size > 1:
+            raise ValueError(
+                f"{name} is {size}: such processes compute on the same rows together, and self-play gives each process "
+                "rows of its own. Set it to 1 and shard with FSDP2 or ZeRO-3; vllm_tensor_parallel_size can be larger."
+            )
+    if not is_fsdp(args):
+        return
+    if args.distributed_state.distributed_type == DistributedType.MULTI_CPU:
+        raise ValueError(
+            "FSDP is set, and accelerate passes it over on the CPU, silently. Use accelerate_configs/multi_gpu.yaml, "
+            "which trains with DDP there."
+        )
+    has_adapter = peft_config is not None or hasattr(model, "peft_config")
+    version = int((args.fsdp_plugin_args or {}).get("fsdp_version") or os.environ.get("FSDP_VERSION", 1))
+    on_first_process = os.environ.get("FSDP_CPU_RAM_EFFICIENT_LOADING", "false").lower() == "true"
+    if version == 2 and on_first_process and args.beta != 0.0 and not has_adapter:
+        raise ValueError(
+            "fsdp_cpu_ram_efficient_loading is true: the first process alone reads the weights, and TRL shards the "
+            f"reference model (beta is {args.beta}) without handing them on. Set fsdp_cpu_ram_efficient_loading to "
+            "false, or beta to 0."
         )
 
 

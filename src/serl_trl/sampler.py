@@ -12,11 +12,11 @@ from zlib import crc32
 
 import numpy as np
 import torch
-from accelerate.utils import gather_object, is_peft_model
+from accelerate.utils import broadcast_object_list, gather_object, is_peft_model
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from .adapters import merged_parameters
-from .checks import is_sharded
+from .checks import context_length, is_sharded
 from .self_instruction.prompt import tokenize_prompts
 from .types import Completion, Group, Message, SamplingSettings
 
@@ -173,7 +173,8 @@ def prepare_engine(trainer) -> None:
         return
     if is_peft_model(trainer.model) and not is_sharded(trainer.args):
         trainer.vllm_generation._iter_named_params = MethodType(merged_parameters, trainer.vllm_generation)
-    if trainer.vllm_mode != "colocate":
+    if trainer.vllm_mode == "server":
+        _check_server(trainer)
         return
     # vLLM seeds `random`, NumPy and torch with the rank at its start. Equal within a tensor-parallel group, whose
     # ranks must draw alike, and different between groups.
@@ -183,6 +184,24 @@ def prepare_engine(trainer) -> None:
     torch.manual_seed(seed)
     if trainer.accelerator.device.type == "cpu":
         trainer.vllm_generation.sync_weights = MethodType(_reload_weights, trainer.vllm_generation)
+
+
+def _check_server(trainer) -> None:
+    """Raise `ValueError` if the vLLM server's context is shorter than ours.
+
+    It refuses a prompt whose tokens and `max_tokens` exceed it together. Only the first process would hear of that, in
+    the midst of training, and the others wait for it in vain.
+    """
+    length = [None]
+    if trainer.accelerator.is_main_process:
+        length = [trainer.vllm_generation.vllm_client.get_server_info()["model_config"]["max_model_len"]]
+    (length,) = broadcast_object_list(length)
+    needed = context_length(trainer.model.config, trainer.args)
+    if length < needed:
+        raise ValueError(
+            f"The vLLM server has a context of {length} tokens, and prompt and completion may have {needed} together. "
+            f"Set vllm_max_model_length to {length}, or start the server with --max-model-len {needed}."
+        )
 
 
 def _reload_weights(vllm_generation) -> None:

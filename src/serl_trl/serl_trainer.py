@@ -99,6 +99,7 @@ class SeRLTrainer(GRPOTrainer):
         if not isinstance(args, SeRLConfig):
             raise ValueError(f"args must be a SeRLConfig, got {type(args).__name__}.")
         checks.check_iterations(args, optimizers)
+        checks.check_parallelism(model, peft_config, args)
         if checks.last_checkpoint(args.output_dir) is None:
             checks.resolve_checkpoint(None, args)  # whether to resume is said to `train`, but here nothing could be
         rows = load_seeds(train_dataset)
