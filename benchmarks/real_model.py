@@ -15,6 +15,7 @@ import argparse
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -140,6 +141,47 @@ def evaluate(model: Path, output: Path, baseline: Path | None = None) -> None:
     run("eval", *arguments, "--output_dir", str(output / f"eval_{model.name}"), *compare)
 
 
+def gains(output: Path) -> str:
+    """Return the table of the arms: pass@1 and maj@8 in %, and their paired differences from the start."""
+    lines = ["| | pass@1 | gain, 95 % interval | maj@8 | gain, 95 % interval |", "| --- | --- | --- | --- | --- |"]
+    for arm in ("start", *ARMS):
+        results = json.loads((output / f"eval_{arm}" / "results.json").read_text())
+        measured, cells = results["datasets"]["held_out"]["metrics"], []
+        for metric in ("pass@1", "maj@8"):
+            cells.append(f"{100 * measured[metric]['value']:.1f}")
+            if arm == "start":
+                cells.append("")
+                continue
+            difference = results["comparison"]["datasets"]["held_out"][metric]
+            values = [100 * difference[name] for name in ("difference", "low", "high")]
+            cells.append("{:+.1f} [{:+.1f}, {:+.1f}]".format(*values))
+        lines.append(f"| {arm} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def curves(output: Path, arm: str, parts: int = 6) -> str:
+    """Return a table of a run in equal parts: rewards, and of the trained groups what the ledger says."""
+    import pyarrow.parquet as pq
+
+    files = sorted((output / arm / "_ledger").glob("*.parquet"))
+    rows = [row for path in files for row in pq.read_table(path).to_pylist() if row["fate"] == "trained"]
+    log = json.loads((output / arm / "trainer_state.json").read_text())["log_history"]
+    lines = ["| steps | reward | pass rate | labels right | numbers over 99 |", "| --- | --- | --- | --- | --- |"]
+    for part in range(parts):
+        first, last = part * STEPS // parts, (part + 1) * STEPS // parts  # steps taken before
+        rewards = [entry["reward"] for entry in log if "reward" in entry and first < entry["step"] <= last]
+        trained = [row for row in rows if first <= row["trained_step"] < last]
+        sums = [[int(number) for number in re.findall(r"\d+", row["instruction"])] for row in trained]
+        right = sum(str(sum(numbers)) == row["pseudo_label"] for numbers, row in zip(sums, trained, strict=True))
+        large = sum(max(numbers, default=0) > 99 for numbers in sums)
+        pass_rate = sum(row["pass_rate"] for row in trained) / len(trained)
+        lines.append(
+            f"| {first + 1} to {last} | {sum(rewards) / len(rewards):.2f} | {pass_rate:.2f} "
+            f"| {right} of {len(trained)} | {large} of {len(trained)} |"
+        )
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=ROOT / "outputs" / "real_model")
@@ -167,6 +209,10 @@ def main() -> None:
             arguments = ["--config", str(recipe), "--seeds", str(output / f"{seeds}.jsonl")]
             run("train", *arguments, "--output_dir", str(output / arm))
         evaluate(output / arm, output, output / "eval_start")
+    if not args.warm_up_only:
+        print(gains(output))
+        for arm in ARMS:
+            print(f"\n{arm}\n\n{curves(output, arm)}")
 
 
 if __name__ == "__main__":

@@ -138,7 +138,7 @@ def _logits(sizes: ModelSizes, work: Workload, compute: int) -> float:
     """Bytes of a tile of logits with its gradient, and of the gradient of the output embeddings in float32."""
     rows = min(work.batch * (work.prompt_length + work.completion_length), TILE_TOKENS)
     columns = min(sizes.vocabulary, TILE_VOCABULARY)
-    tile = rows * columns * (compute if work.half else 5 * 4)  # without Triton, torch keeps float32 steps of it
+    tile = rows * columns * (compute if work.half else 8.25 * 4)  # without Triton, 8 float32 steps of it and a mask
     head = 4 * sizes.vocabulary * sizes.hidden * (2 if sizes.tied else 1) if work.method == "full" else 0
     return tile + head
 
