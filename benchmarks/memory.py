@@ -60,7 +60,7 @@ def measure(case: dict, output: str) -> None:
         use_vllm=False,
         max_steps=2,
         num_generations=8,
-        gradient_accumulation_steps=16 // settings["per_device_train_batch_size"],
+        gradient_accumulation_steps=2,  # the second batch meets the gradients of the first
         max_completion_length=COMPLETION_LENGTH,
         generation_kwargs={"min_new_tokens": COMPLETION_LENGTH},  # all as long as planned
         instruction_source="seeds",

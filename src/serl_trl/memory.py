@@ -87,7 +87,7 @@ def model_sizes(model: nn.Module, adapter: int) -> ModelSizes:
 def budget(sizes: ModelSizes, work: Workload) -> dict[str, float]:
     """Return the bytes of each part at the fullest moment, which is either in sampling or in the backward pass.
 
-    The first optimizer step has been taken, so that the optimizer's state is there.
+    The optimizer has its state, and an earlier batch of the step its gradients.
     """
     full, all_weights = work.method == "full", sizes.linear + sizes.other
     compute = 2 if work.half else 4  # bytes of a number in matrix products
