@@ -148,7 +148,7 @@ def make_trainer(script_args, training_args, model_args):
 
 
 def check_push(script_args, training_args) -> None:
-    """Check before the model is loaded what a push at the end needs, and keep the token out of all files.
+    """Check before the model is loaded what a push at the end needs.
 
     Raises:
         ValueError: if the settings don't go together, or the Hub is not reached with a token that it knows.
@@ -164,11 +164,8 @@ def check_push(script_args, training_args) -> None:
         )
     if not training_args.push_to_hub:
         return
-    if training_args.hub_token:
-        # training_args.bin is pushed as it is, so the token goes where huggingface_hub looks for it first.
-        os.environ["HF_TOKEN"], training_args.hub_token = training_args.hub_token, None
     if int(os.environ.get("RANK", 0)) == 0:
-        check_account()
+        check_account(training_args.hub_token)
 
 
 def make_parser(prog: str | None = None):

@@ -66,14 +66,14 @@ def check_run(run: str | os.PathLike) -> None:
     raise ValueError(f"{str(run)!r} holds no run: no model, card and trainer_state.json. Name the output_dir of one.")
 
 
-def check_account() -> None:
-    """Check, before a run, that the Hub is reached and knows the token.
+def check_account(token: str | None = None) -> None:
+    """Check, before a run, that the Hub is reached and knows the token, by default that of the environment.
 
     Raises:
         ValueError: if it is not.
     """
     try:
-        HfApi().whoami()
+        HfApi(token=token).whoami()
     except HUB_ERRORS as error:
         raise ValueError(f"push_to_hub is True, but {reason(error)}") from error
 
