@@ -101,7 +101,8 @@ def read(parquet: bytes) -> list[dict]:
 def test_a_later_push_gives_the_same_elsewhere_and_changes_no_visibility(hub, pushed, tmp_path):
     output_dir, _ = pushed
     hub.repositories["tester/again-instructions"] = Repository("dataset", "public")
-    (output_dir / "notes.txt").write_text("what is mine stays mine")
+    for name in ("notes.txt", "hf_token.json", "tokens.json", "scratch.py", "vocab.bak", "model_seeds.safetensors"):
+        (output_dir / name).write_text("what is mine stays mine")
     shutil.copytree(output_dir, tmp_path / "again")
     result = run(hub.environment(tmp_path), SERL_TRL, "push", str(tmp_path / "again"), "--push_instructions")
     assert result.returncode == 0, result.stderr[-3000:]

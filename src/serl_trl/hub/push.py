@@ -25,21 +25,31 @@ MODEL_FILES = [
     "README.md",
     "config.json",
     "generation_config.json",
-    "model*.safetensors",
+    "model.safetensors",
+    "model-*-of-*.safetensors",
     "model.safetensors.index.json",
     "adapter_config.json",
     "adapter_model.safetensors",
-    "*token*.json",  # tokenizer.json, tokenizer_config.json, special_tokens_map.json, added_tokens.json
-    "vocab.*",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
     "merges.txt",
-    "*.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
     "chat_template.jinja",
-    "*processor_config.json",
-    "*.py",  # of models with code of their own
+    "processor_config.json",
+    "preprocessor_config.json",
+    "configuration_*.py",  # these three: of models with code of their own
+    "modeling_*.py",
+    "tokenization_*.py",
     "trainer_state.json",
     "training_args.bin",
 ]
-_WEIGHTS = ("model*.safetensors", "adapter_model.safetensors")
+_WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "adapter_model.safetensors")
 
 # Of huggingface_hub this package uses HfApi.whoami, HfApi.create_repo and HfApi.upload_folder, and the cards ModelCard
 # and DatasetCard. These are the errors in which the first two end.
