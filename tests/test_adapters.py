@@ -12,7 +12,7 @@ from trl.distributed import DistributedBackend
 from trl.generation.vllm_generation import VLLMGeneration
 
 from serl_trl import SeRLTrainer
-from serl_trl.adapters import add_empty_adapter, check_adapter, empty_model, merged_parameters
+from serl_trl.adapters import add_empty_adapter, check_adapter, empty_model, merged_parameters, save_merged
 from serl_trl.self_instruction.prompt import tokenize_prompts
 from serl_trl.train import main, make_parser
 
@@ -151,6 +151,18 @@ def test_the_saved_adapter_and_the_merged_model_are_what_was_trained(tmp_path):
     torch.testing.assert_close(from_merged, from_adapter, rtol=0, atol=1e-5)
     assert (from_adapter - before).abs().max() > 1e-3
     assert AutoTokenizer.from_pretrained(run / "_merged").chat_template == tokenizer.chat_template
+
+
+def test_merging_after_zero_3_waits_for_no_other_process(tmp_path):
+    from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled, set_hf_deepspeed_config
+
+    base = AutoModelForCausalLM.from_pretrained(TINY_MODEL)
+    get_peft_model(base, lora()).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(TINY_MODEL).save_pretrained(tmp_path)
+    deepspeed = type("ZeRO3", (), {"is_zero3": lambda self: True})()  # what Trainer's settings leave behind
+    set_hf_deepspeed_config(deepspeed)
+    assert is_deepspeed_zero3_enabled()
+    assert (save_merged(tmp_path) / "model.safetensors").is_file()
 
 
 def test_the_saved_adapter_gives_the_trained_models_log_probabilities(tmp_path):

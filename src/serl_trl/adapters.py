@@ -108,7 +108,9 @@ def save_merged(folder: str | Path, trust_remote_code: bool = False) -> Path:
     """
     from peft import AutoPeftModelForCausalLM
     from transformers import AutoTokenizer
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+    unset_hf_deepspeed_config()  # under ZeRO-3, `from_pretrained` would wait for the other processes
     target = Path(folder) / "_merged"  # the underscore keeps it out of `push_to_hub` of the adapter
     model = AutoPeftModelForCausalLM.from_pretrained(folder, dtype="auto", trust_remote_code=trust_remote_code)
     model.merge_and_unload().save_pretrained(target)
