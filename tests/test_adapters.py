@@ -1,13 +1,22 @@
 """Adapters on their way to vLLM and to disk: what arrives is the merged model, and the base keeps its bits."""
 
 import copy
+import shlex
+from pathlib import Path
 
 import pytest
 import torch
 from accelerate import Accelerator
 from conftest import TINY_MODEL, TINY_SETTINGS, tiny_config, tiny_seeds
 from peft import AutoPeftModelForCausalLM, LoraConfig, PrefixTuningConfig, get_peft_model
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerBase,
+)
 from trl.distributed import DistributedBackend
 from trl.generation.vllm_generation import VLLMGeneration
 
@@ -176,6 +185,28 @@ def test_the_saved_adapter_gives_the_trained_models_log_probabilities(tmp_path):
     with torch.no_grad():
         trained, again = (model(ids).logits.log_softmax(-1) for model in (trainer.model.eval(), loaded.eval()))
     torch.testing.assert_close(again, trained, rtol=0, atol=1e-5)
+
+
+def test_a_merge_that_fails_costs_neither_the_run_nor_its_summary(tmp_path, capsys, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr("transformers.PreTrainedTokenizerBase.save_pretrained", full_in("_merged", full))
+        train(run, use_peft=True, lora_r=4, lora_target_modules="all-linear", merge=True)
+    printed = capsys.readouterr()
+    assert "No space left on device" in printed.err and "instructions" in printed.out
+    assert (run / "adapter_model.safetensors").is_file() and not (run / "_merged").exists()
+    _, _, code = shlex.split(printed.err.partition("To merge it: ")[2].splitlines()[0])
+    exec(code)
+    assert (run / "_merged" / "model.safetensors").is_file()
+
+
+def full_in(folder, error):
+    """Return `save_pretrained` of tokenizers, but with `error` in a folder of that name, which was written to before."""
+    own = PreTrainedTokenizerBase.save_pretrained
+    return lambda self, path, **kwargs: (error if Path(path).name == folder else own)(self, path, **kwargs)
 
 
 def test_merging_without_an_adapter_is_refused(tmp_path, capsys):

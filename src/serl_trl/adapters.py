@@ -1,5 +1,6 @@
 """Adapters (PEFT): their way to vLLM without touching the frozen base, and what can't go that way."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
@@ -104,7 +105,8 @@ def _merged(layer) -> Iterator[None]:
 def save_merged(folder: str | Path, trust_remote_code: bool = False) -> Path:
     """Merge the adapter saved in `folder` into its base model, save that in `folder/_merged`, and return the path.
 
-    The base is loaded afresh, on the CPU and as it was published: one that was trained on quantized is merged whole.
+    The base is loaded afresh, on the CPU and as it was published: one that was trained on quantized is merged whole. An
+    error, such as a full disk, leaves no half of it behind.
     """
     from peft import AutoPeftModelForCausalLM
     from transformers import AutoTokenizer
@@ -113,6 +115,10 @@ def save_merged(folder: str | Path, trust_remote_code: bool = False) -> Path:
     unset_hf_deepspeed_config()  # under ZeRO-3, `from_pretrained` would wait for the other processes
     target = Path(folder) / "_merged"  # the underscore keeps it out of `push_to_hub` of the adapter
     model = AutoPeftModelForCausalLM.from_pretrained(folder, dtype="auto", trust_remote_code=trust_remote_code)
-    model.merge_and_unload().save_pretrained(target)
-    AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code).save_pretrained(target)
+    try:
+        model.merge_and_unload().save_pretrained(target)
+        AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code).save_pretrained(target)
+    except BaseException:
+        shutil.rmtree(target, ignore_errors=True)
+        raise
     return target

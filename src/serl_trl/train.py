@@ -5,6 +5,7 @@ defaults, and the command line has the last word.
 """
 
 import os
+import shlex
 import sys
 from dataclasses import dataclass, field
 
@@ -39,7 +40,6 @@ def main(script_args, training_args, model_args):
     """Run the whole job: seeds, model, trainer, train, save, push."""
     from transformers import ProgressCallback
 
-    from .adapters import save_merged
     from .hub.push import push_or_exit
     from .iterations import resume_point
     from .summary import StepLines, summarize
@@ -73,7 +73,7 @@ def main(script_args, training_args, model_args):
     trainer.save_state()
     trainer.create_model_card()
     if script_args.merge and trainer.accelerator.is_main_process:
-        print(f"Merged model in {save_merged(training_args.output_dir, training_args.trust_remote_code)}")
+        merge_or_say(training_args.output_dir, training_args.trust_remote_code)
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.print("\n" + summarize(trainer, result.metrics["train_runtime"]))
 
@@ -85,6 +85,21 @@ def main(script_args, training_args, model_args):
             private=training_args.hub_private_repo,
             push_instructions=script_args.push_instructions,
             revision=training_args.hub_revision,
+        )
+
+
+def merge_or_say(output_dir: str, trust_remote_code: bool) -> None:
+    """Merge the saved adapter; a failure is said with the command that repeats it, and the run goes on to its push."""
+    from .adapters import save_merged
+
+    try:
+        print(f"Merged model in {save_merged(output_dir, trust_remote_code)}")
+    except Exception as error:  # a full disk, or too little memory for the whole base
+        call = f"from serl_trl.adapters import save_merged; save_merged({output_dir!r}, {trust_remote_code})"
+        print(
+            f"error: The adapter is saved in {output_dir}, but not merged: {type(error).__name__}: {error}\n"
+            f"To merge it: {shlex.join(['python', '-c', call])}",
+            file=sys.stderr,
         )
 
 
