@@ -8,7 +8,7 @@ import pytest
 import torch
 from accelerate import Accelerator
 from conftest import TINY_MODEL, TINY_SETTINGS, tiny_config, tiny_seeds
-from peft import AutoPeftModelForCausalLM, LoraConfig, PrefixTuningConfig, get_peft_model
+from peft import AutoPeftModelForCausalLM, LNTuningConfig, LoraConfig, PrefixTuningConfig, get_peft_model
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
@@ -113,6 +113,8 @@ def test_an_interrupted_push_leaves_the_base_as_it_was():
         (lora(modules_to_save=["lm_head"]), True, "ties together"),
         (lora(trainable_token_indices=[1, 2]), False, "trainable_token_indices to [1, 2]"),
         (PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4), False, "PREFIX_TUNING"),
+        (lora(layer_replication=[[0, 2], [0, 2]]), False, "layer_replication to [[0, 2], [0, 2]]"),
+        (LNTuningConfig(task_type="CAUSAL_LM"), False, "LN_TUNING"),
         (lora(target_modules=["no_such"]), False, "no_such"),  # PEFT's own message
     ],
 )

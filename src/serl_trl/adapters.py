@@ -44,7 +44,12 @@ def check_adapter(model: nn.Module) -> None:
             f"The adapter is of type {peft_config.peft_type.value}, which changes prompts instead of weights and can't "
             f"be sent to vLLM. Use LoRA, {advice}"
         )
-    for name in ("trainable_token_indices", "target_parameters"):
+    if peft_config.peft_type == "LN_TUNING":
+        raise ValueError(
+            "The adapter is of type LN_TUNING, whose merge swaps modules instead of changing weights: vLLM would get the "
+            f"base, and the training would go on without the adapter. Use LoRA with modules_to_save, {advice}"
+        )
+    for name in ("trainable_token_indices", "target_parameters", "layer_replication"):
         if getattr(peft_config, name, None):
             raise ValueError(
                 f"The adapter sets {name} to {getattr(peft_config, name)!r}, whose merged weights have no name in vLLM. "
