@@ -195,6 +195,7 @@ def test_instructions_that_cannot_be_pushed_are_refused(tmp_path, pushes, change
         (["_ledger/batch-000000.parquet"], "is not finished"),
         (["_ledger/batch-000000.parquet", "README.md", "trainer_state.json"], "is not finished"),
         (["_ledger/batch-000000.parquet", "README.md", "model.safetensors"], "is not finished"),  # Trainer's own push
+        (["_ledger/batch-000000.parquet", "trainer_state.json", "model.safetensors"], "has a model, but no card"),
         (["_iteration-1/_ledger/batch-000000.parquet"], "is not finished"),
         (["README.md", "trainer_state.json", "model-00001-of-00002.safetensors"], None),
         (["README.md", "trainer_state.json", "adapter_model.safetensors"], None),
