@@ -214,3 +214,8 @@ def full_in(folder, error):
 def test_merging_without_an_adapter_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit, match="merge is True, and there is no adapter to merge"):
         train(tmp_path / "run", merge=True)
+
+
+def test_merging_into_tied_embeddings_is_refused(tmp_path):
+    with pytest.raises(SystemExit, match="which the model ties together: merged, it would change both"):
+        train(tmp_path / "run", use_peft=True, lora_target_modules=".*embed_tokens", merge=True)

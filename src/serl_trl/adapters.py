@@ -91,6 +91,19 @@ def merged_parameters(vllm_generation) -> Iterator[tuple[str, torch.Tensor]]:
                 yield vllm_generation._fix_param_name_to_vllm(name, extra_prefixes=[own]), parameter.data
 
 
+def check_mergeable(model: nn.Module) -> None:
+    """Raise `ValueError` for an adapter on tied embeddings: merged, it would change the other one of them, too."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    embeddings = model.get_input_embeddings(), model.get_output_embeddings()
+    tied = model.get_base_model().config.get_text_config().tie_word_embeddings
+    if tied and any(isinstance(module, BaseTunerLayer) for module in embeddings):
+        raise ValueError(
+            "merge is True, and the adapter changes the input or output embeddings, which the model ties together: merged, "
+            "it would change both. Leave them out of lora_target_modules, or leave merge out."
+        )
+
+
 @contextmanager
 def _merged(layer) -> Iterator[None]:
     """Let a layer hold copies of its base weights with the adapter merged in for the length of the block."""

@@ -109,6 +109,7 @@ def make_trainer(script_args, training_args, model_args):
     from transformers.utils import is_peft_available
     from trl import get_peft_config, get_quantization_config
 
+    from .adapters import check_mergeable
     from .hub.push import HUB_ERRORS, reason
     from .hub.record import changed_settings, shown_command, source_name
     from .iterations import resolve_start
@@ -157,6 +158,8 @@ def make_trainer(script_args, training_args, model_args):
         )
     except HUB_ERRORS as error:  # push_to_hub makes the repository now
         raise ValueError(f"The Hub: {reason(error)}") from error
+    if script_args.merge:
+        check_mergeable(trainer.accelerator.unwrap_model(trainer.model))
     trainer.seeds_name, trainer.command = source_name(script_args.seeds), shown_command(sys.argv)
     trainer.model_settings = changed_settings(model_args)
     return trainer
