@@ -8,6 +8,7 @@ import os
 import shlex
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 
 
 @dataclass
@@ -182,6 +183,14 @@ def check_push(script_args, training_args) -> None:
         )
     if not training_args.push_to_hub:
         return
+    output_dir = Path(training_args.output_dir).resolve()
+    for name in ("seeds", "eval_data"):
+        source = Path(getattr(script_args, name) or "")
+        if source.is_file() and output_dir in source.resolve().parents:
+            raise ValueError(
+                f"{name} is {str(source)!r}, which is in output_dir: Trainer pushes all that lies there with a "
+                "checkpoint's model. Move it, or set output_dir to another folder."
+            )
     if int(os.environ.get("RANK", 0)) == 0:
         check_account(training_args.hub_token)
 

@@ -186,6 +186,14 @@ def test_instructions_that_cannot_be_pushed_are_refused(tmp_path, pushes, change
         )
 
 
+def test_seeds_in_the_folder_that_trainer_pushes_are_refused(tmp_path):
+    (tmp_path / "questions.jsonl").write_text("{}")
+    with pytest.raises(ValueError, match="which is in output_dir: Trainer pushes all that lies there"):
+        check_push(
+            SeRLScriptArguments(seeds=str(tmp_path / "questions.jsonl")), tiny_config(tmp_path, push_to_hub=True)
+        )
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [
