@@ -1,18 +1,27 @@
 """Adapters on their way to vLLM and to disk: what arrives is the merged model, and the base keeps its bits."""
 
 import copy
+import shlex
+from pathlib import Path
 
 import pytest
 import torch
 from accelerate import Accelerator
 from conftest import TINY_MODEL, TINY_SETTINGS, tiny_config, tiny_seeds
-from peft import AutoPeftModelForCausalLM, LoraConfig, PrefixTuningConfig, get_peft_model
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
+from peft import AutoPeftModelForCausalLM, LNTuningConfig, LoraConfig, PrefixTuningConfig, get_peft_model
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerBase,
+)
 from trl.distributed import DistributedBackend
 from trl.generation.vllm_generation import VLLMGeneration
 
 from serl_trl import SeRLTrainer
-from serl_trl.adapters import add_empty_adapter, check_adapter, empty_model, merged_parameters
+from serl_trl.adapters import add_empty_adapter, check_adapter, empty_model, merged_parameters, save_merged
 from serl_trl.self_instruction.prompt import tokenize_prompts
 from serl_trl.train import main, make_parser
 
@@ -104,6 +113,8 @@ def test_an_interrupted_push_leaves_the_base_as_it_was():
         (lora(modules_to_save=["lm_head"]), True, "ties together"),
         (lora(trainable_token_indices=[1, 2]), False, "trainable_token_indices to [1, 2]"),
         (PrefixTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=4), False, "PREFIX_TUNING"),
+        (lora(layer_replication=[[0, 2], [0, 2]]), False, "layer_replication to [[0, 2], [0, 2]]"),
+        (LNTuningConfig(task_type="CAUSAL_LM"), False, "LN_TUNING"),
         (lora(target_modules=["no_such"]), False, "no_such"),  # PEFT's own message
     ],
 )
@@ -153,6 +164,18 @@ def test_the_saved_adapter_and_the_merged_model_are_what_was_trained(tmp_path):
     assert AutoTokenizer.from_pretrained(run / "_merged").chat_template == tokenizer.chat_template
 
 
+def test_merging_after_zero_3_waits_for_no_other_process(tmp_path):
+    from transformers.integrations.deepspeed import is_deepspeed_zero3_enabled, set_hf_deepspeed_config
+
+    base = AutoModelForCausalLM.from_pretrained(TINY_MODEL)
+    get_peft_model(base, lora()).save_pretrained(tmp_path)
+    AutoTokenizer.from_pretrained(TINY_MODEL).save_pretrained(tmp_path)
+    deepspeed = type("ZeRO3", (), {"is_zero3": lambda self: True})()  # what Trainer's settings leave behind
+    set_hf_deepspeed_config(deepspeed)
+    assert is_deepspeed_zero3_enabled()
+    assert (save_merged(tmp_path) / "model.safetensors").is_file()
+
+
 def test_the_saved_adapter_gives_the_trained_models_log_probabilities(tmp_path):
     trainer = SeRLTrainer(
         str(TINY_MODEL), tiny_config(tmp_path, max_steps=2), tiny_seeds(), peft_config=lora(use_dora=True)
@@ -166,6 +189,33 @@ def test_the_saved_adapter_gives_the_trained_models_log_probabilities(tmp_path):
     torch.testing.assert_close(again, trained, rtol=0, atol=1e-5)
 
 
+def test_a_merge_that_fails_costs_neither_the_run_nor_its_summary(tmp_path, capsys, monkeypatch):
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr("transformers.PreTrainedTokenizerBase.save_pretrained", full_in("_merged", full))
+        train(run, use_peft=True, lora_r=4, lora_target_modules="all-linear", merge=True)
+    printed = capsys.readouterr()
+    assert "No space left on device" in printed.err and "instructions" in printed.out
+    assert (run / "adapter_model.safetensors").is_file() and not (run / "_merged").exists()
+    _, _, code = shlex.split(printed.err.partition("To merge it: ")[2].splitlines()[0])
+    exec(code)
+    assert (run / "_merged" / "model.safetensors").is_file()
+
+
+def full_in(folder, error):
+    """Return `save_pretrained` of tokenizers, but with `error` in a folder of that name, which was written to before."""
+    own = PreTrainedTokenizerBase.save_pretrained
+    return lambda self, path, **kwargs: (error if Path(path).name == folder else own)(self, path, **kwargs)
+
+
 def test_merging_without_an_adapter_is_refused(tmp_path, capsys):
     with pytest.raises(SystemExit, match="merge is True, and there is no adapter to merge"):
         train(tmp_path / "run", merge=True)
+
+
+def test_merging_into_tied_embeddings_is_refused(tmp_path):
+    with pytest.raises(SystemExit, match="which the model ties together: merged, it would change both"):
+        train(tmp_path / "run", use_peft=True, lora_target_modules=".*embed_tokens", merge=True)

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import yaml
 from conftest import ROOT
-from transformers import LlamaConfig, Qwen2Config
+from transformers import GPT2Config, LlamaConfig, Qwen2Config, Qwen3MoeConfig
 
 from serl_trl.adapters import empty_model
 from serl_trl.memory import GIB, Workload, budget, model_sizes
@@ -130,12 +130,29 @@ def test_the_first_method_that_fits_becomes_a_recipe_that_the_trainer_takes(
         (["--max_completion_length", "40000"], "--max_completion_length is 40000. Set it from 1 to 32256"),
         (["--gpu", "16", "--method", "qlora"], "has no bfloat16"),
         (["--output", str(ROOT / "README.md")], "is there already"),
+        (["--output", "no/such/folder/recipe.yaml"], "There is no folder 'no/such/folder'"),
     ],
 )
 def test_bad_arguments_are_one_sentence(tmp_path, arguments, message):
     CONFIGS["Qwen/Qwen2.5-0.5B-Instruct"].save_pretrained(tmp_path)
     with pytest.raises(SystemExit, match=message):
         run(["--model", str(tmp_path), "--output", str(tmp_path / "recipe.yaml"), *arguments])
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        (GPT2Config(n_positions=2048), "a model of type gpt2 is not known here"),
+        (Qwen3MoeConfig(), "a model of type qwen3_moe is not known here"),
+        (GPT2Config(n_positions=256), "The model's context is 256 tokens, and 512 are for the prompt"),
+    ],
+    ids=["no intermediate_size", "experts", "short context"],
+)
+def test_models_that_the_arithmetic_does_not_hold_for_are_refused(tmp_path, config, message):
+    config.save_pretrained(tmp_path)
+    with pytest.raises(SystemExit, match=message):
+        run(["--model", str(tmp_path), "--output", str(tmp_path / "recipe.yaml"), "--gpu", "80"])
+    assert not (tmp_path / "recipe.yaml").exists()
 
 
 @pytest.mark.parametrize(

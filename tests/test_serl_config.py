@@ -67,10 +67,11 @@ def test_the_template_is_that_of_the_answers(tmp_path):
         ({"label_source": "true_answer"}, "instruction_source to 'seeds'"),  # there are none for its own instructions
         ({"advantage_estimator": "rloo", "use_liger_kernel": True}, "use_liger_kernel"),
         (
-            {"push_to_hub": True, "instruction_source": "seeds", "hub_strategy": "checkpoint"},
-            "hub_strategy is 'checkpoint', and with instruction_source 'seeds'",
+            {"push_to_hub": True, "hub_strategy": "checkpoint"},
+            "hub_strategy is 'checkpoint', and checkpoints hold instructions",
         ),
-        ({"push_to_hub": True, "instruction_source": "seeds", "log_completions": True}, "log_completions is True"),
+        ({"push_to_hub": True, "log_completions": True}, "log_completions is True"),
+        ({"log_completions": True, "log_completions_hub_repo": "me/log"}, "log_completions is True"),
         ({"min_pass_rate": 0.8, "max_pass_rate": 0.2}, "0 <= min_pass_rate < max_pass_rate <= 1"),
         ({"max_pass_rate": 1.2}, "0 <= min_pass_rate < max_pass_rate <= 1"),
         # four completions can agree by 0.5, 0.75 or 1

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 
 import pytest
@@ -338,3 +339,11 @@ def test_a_folder_with_another_run_is_refused(tmp_path):
     with pytest.raises(ValueError, match="holds the ledger of another run"):
         SeRLTrainer(str(TINY_MODEL), tiny_config(tmp_path, max_steps=1), tiny_seeds()).train()
     assert ledger_rows(tmp_path) == rows
+
+
+def test_the_hubs_token_is_in_no_saved_file(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", "hf_anotherone")
+    trainer = SeRLTrainer(str(TINY_MODEL), tiny_config(tmp_path, hub_token="hf_topsecret"), tiny_seeds())
+    trainer.save_model()
+    assert os.environ["HF_TOKEN"] == "hf_topsecret"
+    assert not any(b"topsecret" in path.read_bytes() for path in tmp_path.iterdir())

@@ -1,5 +1,6 @@
 """Adapters (PEFT): their way to vLLM without touching the frozen base, and what can't go that way."""
 
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from copy import deepcopy
@@ -43,7 +44,12 @@ def check_adapter(model: nn.Module) -> None:
             f"The adapter is of type {peft_config.peft_type.value}, which changes prompts instead of weights and can't "
             f"be sent to vLLM. Use LoRA, {advice}"
         )
-    for name in ("trainable_token_indices", "target_parameters"):
+    if peft_config.peft_type == "LN_TUNING":
+        raise ValueError(
+            "The adapter is of type LN_TUNING, whose merge swaps modules instead of changing weights: vLLM would get the "
+            f"base, and the training would go on without the adapter. Use LoRA with modules_to_save, {advice}"
+        )
+    for name in ("trainable_token_indices", "target_parameters", "layer_replication"):
         if getattr(peft_config, name, None):
             raise ValueError(
                 f"The adapter sets {name} to {getattr(peft_config, name)!r}, whose merged weights have no name in vLLM. "
@@ -85,6 +91,19 @@ def merged_parameters(vllm_generation) -> Iterator[tuple[str, torch.Tensor]]:
                 yield vllm_generation._fix_param_name_to_vllm(name, extra_prefixes=[own]), parameter.data
 
 
+def check_mergeable(model: nn.Module) -> None:
+    """Raise `ValueError` for an adapter on tied embeddings: merged, it would change the other one of them, too."""
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    embeddings = model.get_input_embeddings(), model.get_output_embeddings()
+    tied = model.get_base_model().config.get_text_config().tie_word_embeddings
+    if tied and any(isinstance(module, BaseTunerLayer) for module in embeddings):
+        raise ValueError(
+            "merge is True, and the adapter changes the input or output embeddings, which the model ties together: merged, "
+            "it would change both. Leave them out of lora_target_modules, or leave merge out."
+        )
+
+
 @contextmanager
 def _merged(layer) -> Iterator[None]:
     """Let a layer hold copies of its base weights with the adapter merged in for the length of the block."""
@@ -104,13 +123,20 @@ def _merged(layer) -> Iterator[None]:
 def save_merged(folder: str | Path, trust_remote_code: bool = False) -> Path:
     """Merge the adapter saved in `folder` into its base model, save that in `folder/_merged`, and return the path.
 
-    The base is loaded afresh, on the CPU and as it was published: one that was trained on quantized is merged whole.
+    The base is loaded afresh, on the CPU and as it was published: one that was trained on quantized is merged whole. An
+    error, such as a full disk, leaves no half of it behind.
     """
     from peft import AutoPeftModelForCausalLM
     from transformers import AutoTokenizer
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
+    unset_hf_deepspeed_config()  # under ZeRO-3, `from_pretrained` would wait for the other processes
     target = Path(folder) / "_merged"  # the underscore keeps it out of `push_to_hub` of the adapter
     model = AutoPeftModelForCausalLM.from_pretrained(folder, dtype="auto", trust_remote_code=trust_remote_code)
-    model.merge_and_unload().save_pretrained(target)
-    AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code).save_pretrained(target)
+    try:
+        model.merge_and_unload().save_pretrained(target)
+        AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code).save_pretrained(target)
+    except BaseException:
+        shutil.rmtree(target, ignore_errors=True)
+        raise
     return target

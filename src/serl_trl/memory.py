@@ -63,8 +63,18 @@ class Workload:
 
 
 def model_sizes(model: nn.Module, adapter: int) -> ModelSizes:
-    """Return the sizes of a model, with or without weights, and an adapter of so many weights."""
+    """Return the sizes of a model, with or without weights, and an adapter of so many weights.
+
+    Raises:
+        ValueError: for a model that the arithmetic does not hold for: one of experts, or of unknown width.
+    """
     config: PretrainedConfig = model.config.get_text_config()
+    names = ("num_experts", "num_local_experts", "n_routed_experts")
+    if any(getattr(config, name, None) for name in names) or not hasattr(config, "intermediate_size"):
+        raise ValueError(
+            f"The memory of a model of type {config.model_type} is not known here, but of dense decoders with an "
+            "intermediate_size, such as Qwen2.5 and Llama. Begin with a recipe of similar size."
+        )
     head = model.get_output_embeddings()
     linear = sum(
         module.weight.numel() for module in model.modules() if isinstance(module, nn.Linear) and module is not head

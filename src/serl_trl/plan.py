@@ -149,6 +149,8 @@ def plan_and_write(args: argparse.Namespace) -> str:
     from peft import LoraConfig
 
     card = CARDS[args.gpu]
+    if not args.output.parent.is_dir():
+        raise ValueError(f"There is no folder {str(args.output.parent)!r}. Make it, or set --output to another.")
     if args.output.exists():
         raise ValueError(f"{str(args.output)!r} is there already. Set --output to a new file.")
     if args.method and args.method not in methods(card):
@@ -158,6 +160,10 @@ def plan_and_write(args: argparse.Namespace) -> str:
         )
     config = read_config(args.model, trust_remote_code=args.trust_remote_code)
     context = model_length(config)
+    if context <= PROMPT_LENGTH:
+        raise ValueError(
+            f"The model's context is {context} tokens, and {PROMPT_LENGTH} are for the prompt. Take another."
+        )
     if not 1 <= args.max_completion_length <= context - PROMPT_LENGTH:
         raise ValueError(
             f"--max_completion_length is {args.max_completion_length}. Set it from 1 to {context - PROMPT_LENGTH}: the "

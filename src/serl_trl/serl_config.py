@@ -309,15 +309,15 @@ class SeRLConfig(GRPOConfig):
         check_bounds(self, bounds)
 
     def _check_push(self):
-        if not self.push_to_hub or self.instruction_source != "seeds":
-            return
-        if self.hub_strategy in ("checkpoint", "all_checkpoints"):
+        # Trainer and TRL push these as they are. What the model writes may hold a seed, word for word; a push of
+        # instructions leaves such out.
+        if self.push_to_hub and self.hub_strategy in ("checkpoint", "all_checkpoints"):
             raise ValueError(
-                f"hub_strategy is {self.hub_strategy.value!r}, and with instruction_source 'seeds' checkpoints hold "
-                "seeds, which are never pushed. Set hub_strategy to 'every_save' or 'end'."
+                f"hub_strategy is {self.hub_strategy.value!r}, and checkpoints hold instructions, which may hold seeds, "
+                "which are never pushed. Set hub_strategy to 'every_save' or 'end'."
             )
-        if self.log_completions:
+        if self.log_completions and (self.push_to_hub or self.log_completions_hub_repo):
             raise ValueError(
-                "log_completions is True, and with instruction_source 'seeds' the logged prompts are seeds, which are "
-                "never pushed. Set log_completions or push_to_hub to False."
+                "log_completions is True, and the logged prompts would be pushed, which may hold seeds, which never are. "
+                "Set log_completions to False, or push_to_hub to False and leave log_completions_hub_repo out."
             )

@@ -98,6 +98,9 @@ class SeRLTrainer(GRPOTrainer):
     ):
         if not isinstance(args, SeRLConfig):
             raise ValueError(f"args must be a SeRLConfig, got {type(args).__name__}.")
+        if args.hub_token:
+            # training_args.bin is pushed as it is, so the token goes where huggingface_hub looks for it first.
+            os.environ["HF_TOKEN"], args.hub_token = args.hub_token, None
         checks.check_iterations(args, optimizers)
         checks.check_parallelism(model, peft_config, args)
         if checks.last_checkpoint(args.output_dir) is None:

@@ -5,8 +5,10 @@ defaults, and the command line has the last word.
 """
 
 import os
+import shlex
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 
 
 @dataclass
@@ -39,7 +41,6 @@ def main(script_args, training_args, model_args):
     """Run the whole job: seeds, model, trainer, train, save, push."""
     from transformers import ProgressCallback
 
-    from .adapters import save_merged
     from .hub.push import push_or_exit
     from .iterations import resume_point
     from .summary import StepLines, summarize
@@ -73,7 +74,7 @@ def main(script_args, training_args, model_args):
     trainer.save_state()
     trainer.create_model_card()
     if script_args.merge and trainer.accelerator.is_main_process:
-        print(f"Merged model in {save_merged(training_args.output_dir, training_args.trust_remote_code)}")
+        merge_or_say(training_args.output_dir, training_args.trust_remote_code)
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.print("\n" + summarize(trainer, result.metrics["train_runtime"]))
 
@@ -88,12 +89,28 @@ def main(script_args, training_args, model_args):
         )
 
 
+def merge_or_say(output_dir: str, trust_remote_code: bool) -> None:
+    """Merge the saved adapter; a failure is said with the command that repeats it, and the run goes on to its push."""
+    from .adapters import save_merged
+
+    try:
+        print(f"Merged model in {save_merged(output_dir, trust_remote_code)}")
+    except Exception as error:  # a full disk, or too little memory for the whole base
+        call = f"from serl_trl.adapters import save_merged; save_merged({output_dir!r}, {trust_remote_code})"
+        print(
+            f"error: The adapter is saved in {output_dir}, but not merged: {type(error).__name__}: {error}\n"
+            f"To merge it: {shlex.join(['python', '-c', call])}",
+            file=sys.stderr,
+        )
+
+
 def make_trainer(script_args, training_args, model_args):
     """Return the trainer; raise `ValueError` if seeds, model and settings don't go together."""
     from transformers.trainer_utils import IntervalStrategy
     from transformers.utils import is_peft_available
     from trl import get_peft_config, get_quantization_config
 
+    from .adapters import check_mergeable
     from .hub.push import HUB_ERRORS, reason
     from .hub.record import changed_settings, shown_command, source_name
     from .iterations import resolve_start
@@ -142,13 +159,15 @@ def make_trainer(script_args, training_args, model_args):
         )
     except HUB_ERRORS as error:  # push_to_hub makes the repository now
         raise ValueError(f"The Hub: {reason(error)}") from error
+    if script_args.merge:
+        check_mergeable(trainer.accelerator.unwrap_model(trainer.model))
     trainer.seeds_name, trainer.command = source_name(script_args.seeds), shown_command(sys.argv)
     trainer.model_settings = changed_settings(model_args)
     return trainer
 
 
 def check_push(script_args, training_args) -> None:
-    """Check before the model is loaded what a push at the end needs, and keep the token out of all files.
+    """Check before the model is loaded what a push at the end needs.
 
     Raises:
         ValueError: if the settings don't go together, or the Hub is not reached with a token that it knows.
@@ -164,11 +183,16 @@ def check_push(script_args, training_args) -> None:
         )
     if not training_args.push_to_hub:
         return
-    if training_args.hub_token:
-        # training_args.bin is pushed as it is, so the token goes where huggingface_hub looks for it first.
-        os.environ["HF_TOKEN"], training_args.hub_token = training_args.hub_token, None
+    output_dir = Path(training_args.output_dir).resolve()
+    for name in ("seeds", "eval_data"):
+        source = Path(getattr(script_args, name) or "")
+        if source.is_file() and output_dir in source.resolve().parents:
+            raise ValueError(
+                f"{name} is {str(source)!r}, which is in output_dir: Trainer pushes all that lies there with a "
+                "checkpoint's model. Move it, or set output_dir to another folder."
+            )
     if int(os.environ.get("RANK", 0)) == 0:
-        check_account()
+        check_account(training_args.hub_token)
 
 
 def make_parser(prog: str | None = None):

@@ -101,7 +101,8 @@ def read(parquet: bytes) -> list[dict]:
 def test_a_later_push_gives_the_same_elsewhere_and_changes_no_visibility(hub, pushed, tmp_path):
     output_dir, _ = pushed
     hub.repositories["tester/again-instructions"] = Repository("dataset", "public")
-    (output_dir / "notes.txt").write_text("what is mine stays mine")
+    for name in ("notes.txt", "hf_token.json", "tokens.json", "scratch.py", "vocab.bak", "model_seeds.safetensors"):
+        (output_dir / name).write_text("what is mine stays mine")
     shutil.copytree(output_dir, tmp_path / "again")
     result = run(hub.environment(tmp_path), SERL_TRL, "push", str(tmp_path / "again"), "--push_instructions")
     assert result.returncode == 0, result.stderr[-3000:]
@@ -185,6 +186,14 @@ def test_instructions_that_cannot_be_pushed_are_refused(tmp_path, pushes, change
         )
 
 
+def test_seeds_in_the_folder_that_trainer_pushes_are_refused(tmp_path):
+    (tmp_path / "questions.jsonl").write_text("{}")
+    with pytest.raises(ValueError, match="which is in output_dir: Trainer pushes all that lies there"):
+        check_push(
+            SeRLScriptArguments(seeds=str(tmp_path / "questions.jsonl")), tiny_config(tmp_path, push_to_hub=True)
+        )
+
+
 @pytest.mark.parametrize(
     ("files", "message"),
     [
@@ -194,6 +203,7 @@ def test_instructions_that_cannot_be_pushed_are_refused(tmp_path, pushes, change
         (["_ledger/batch-000000.parquet"], "is not finished"),
         (["_ledger/batch-000000.parquet", "README.md", "trainer_state.json"], "is not finished"),
         (["_ledger/batch-000000.parquet", "README.md", "model.safetensors"], "is not finished"),  # Trainer's own push
+        (["_ledger/batch-000000.parquet", "trainer_state.json", "model.safetensors"], "has a model, but no card"),
         (["_iteration-1/_ledger/batch-000000.parquet"], "is not finished"),
         (["README.md", "trainer_state.json", "model-00001-of-00002.safetensors"], None),
         (["README.md", "trainer_state.json", "adapter_model.safetensors"], None),

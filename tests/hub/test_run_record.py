@@ -63,3 +63,7 @@ def test_a_record_is_read_as_it_was_written(tmp_path):
     assert RunRecord.load(tmp_path) == record and [path.name[0] for path in tmp_path.iterdir()] == ["_"]
     with pytest.raises(ValueError, match="Push without push_instructions, or train again"):
         RunRecord.load(tmp_path / "elsewhere")
+    for broken in ("{", "[]", '{"base_model": "base"}'):
+        (tmp_path / "_run.json").write_text(broken)
+        with pytest.raises(ValueError, match="is no record of a run"):
+            RunRecord.load(tmp_path)

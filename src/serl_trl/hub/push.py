@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx  # what huggingface_hub >= 1 speaks with, and whose errors it lets through
 from huggingface_hub import HfApi, get_token
 from huggingface_hub.constants import ENDPOINT
-from huggingface_hub.errors import HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
 from ..ledger import LEDGER_FOLDER
 from .card import add_repositories
@@ -25,21 +25,31 @@ MODEL_FILES = [
     "README.md",
     "config.json",
     "generation_config.json",
-    "model*.safetensors",
+    "model.safetensors",
+    "model-*-of-*.safetensors",
     "model.safetensors.index.json",
     "adapter_config.json",
     "adapter_model.safetensors",
-    "*token*.json",  # tokenizer.json, tokenizer_config.json, special_tokens_map.json, added_tokens.json
-    "vocab.*",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
     "merges.txt",
-    "*.model",
+    "spiece.model",
+    "sentencepiece.bpe.model",
     "chat_template.jinja",
-    "*processor_config.json",
-    "*.py",  # of models with code of their own
+    "processor_config.json",
+    "preprocessor_config.json",
+    "configuration_*.py",  # these three: of models with code of their own
+    "modeling_*.py",
+    "tokenization_*.py",
     "trainer_state.json",
     "training_args.bin",
 ]
-_WEIGHTS = ("model*.safetensors", "adapter_model.safetensors")
+_WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "adapter_model.safetensors")
 
 # Of huggingface_hub this package uses HfApi.whoami, HfApi.create_repo and HfApi.upload_folder, and the cards ModelCard
 # and DatasetCard. These are the errors in which the first two end.
@@ -56,8 +66,14 @@ def check_run(run: str | os.PathLike) -> None:
     if not path.is_dir():
         raise ValueError(f"There is no folder {str(run)!r}. Name the output_dir of a run.")
     has_weights = any(file for pattern in _WEIGHTS for file in path.glob(pattern))
-    if has_weights and all((path / name).is_file() for name in ("README.md", "trainer_state.json")):
+    missing = [name for name in ("README.md", "trainer_state.json") if not (path / name).is_file()]
+    if has_weights and not missing:
         return
+    if has_weights and "trainer_state.json" not in missing:
+        raise ValueError(
+            f"{str(run)!r} has a model, but no card. Name the output_dir of the whole run; in Python, call "
+            "trainer.create_model_card() after training."
+        )
     if (path / LEDGER_FOLDER).is_dir() or any(path.glob("_iteration-*")):
         raise ValueError(
             f"The run in {str(run)!r} is not finished: it has no model yet. Train on with --resume_from_checkpoint "
@@ -66,14 +82,14 @@ def check_run(run: str | os.PathLike) -> None:
     raise ValueError(f"{str(run)!r} holds no run: no model, card and trainer_state.json. Name the output_dir of one.")
 
 
-def check_account() -> None:
-    """Check, before a run, that the Hub is reached and knows the token.
+def check_account(token: str | None = None) -> None:
+    """Check, before a run, that the Hub is reached and knows the token, by default that of the environment.
 
     Raises:
         ValueError: if it is not.
     """
     try:
-        HfApi().whoami()
+        HfApi(token=token).whoami()
     except HUB_ERRORS as error:
         raise ValueError(f"push_to_hub is True, but {reason(error)}") from error
 
@@ -164,6 +180,8 @@ def reason(error: BaseException) -> str:
         return "there is no token of the Hub. Run `hf auth login`, or set HF_TOKEN."
     if isinstance(error, KeyboardInterrupt):
         return "it was interrupted."
+    if isinstance(error, HFValidationError):
+        return f"that is no name of a repository. Add --hub_model_id. ({error})"
     if isinstance(error, OfflineModeIsEnabled):
         return "HF_HUB_OFFLINE is set. Unset it."
     if status == 401:

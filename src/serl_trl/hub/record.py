@@ -65,7 +65,7 @@ class RunRecord:
         """Return the record of a run.
 
         Raises:
-            ValueError: if the run has none.
+            ValueError: if the run has none, or a broken one.
         """
         path = Path(run) / RECORD_FILE
         if not path.is_file():
@@ -73,7 +73,12 @@ class RunRecord:
                 f"{str(path)!r} is missing, which says what the seeds are, and no seed may be pushed. Push without "
                 "push_instructions, or train again."
             )
-        return cls(**json.loads(path.read_text(encoding="utf-8")))
+        try:
+            return cls(**json.loads(path.read_text(encoding="utf-8")))
+        except (TypeError, ValueError) as error:
+            raise ValueError(
+                f"{str(path)!r} is no record of a run ({error}). Push without push_instructions."
+            ) from error
 
 
 def changed_settings(settings) -> dict:
