@@ -85,6 +85,7 @@ def one_process(tmp_path_factory):
     ("name", "lora", "wrapped"),
     [
         ("multi_gpu", False, "DistributedDataParallel"),
+        ("multi_gpu", True, "DistributedDataParallel"),
         ("fsdp2", False, "FSDPLlamaForCausalLM"),
         ("fsdp2", True, "FSDPPeftModelForCausalLM"),
         pytest.param("deepspeed_zero2", False, "DeepSpeedEngine", marks=NEEDS_DEEPSPEED),

@@ -14,8 +14,11 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
 def empty_model(config: PretrainedConfig, trust_remote_code: bool = False) -> PreTrainedModel:
     """Return the model of a configuration without weights: all parameters are on the meta device."""
-    with torch.device("meta"):
-        return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    try:
+        with torch.device("meta"):
+            return AutoModelForCausalLM.from_config(config, trust_remote_code=trust_remote_code)
+    except ValueError as error:  # transformers' message lists every type that there is
+        raise ValueError(f"A model of type {config.model_type} is no causal language model. Use one.") from error
 
 
 def add_empty_adapter(model: PreTrainedModel, peft_config) -> nn.Module:
@@ -39,15 +42,9 @@ def check_adapter(model: nn.Module) -> None:
 
     peft_config = model.active_peft_config
     advice = "or use_vllm to False for transformers generation."
-    if peft_config.is_prompt_learning:
+    if peft_config.peft_type != "LORA":  # some others merge by swapping modules, or change no weights at all
         raise ValueError(
-            f"The adapter is of type {peft_config.peft_type.value}, which changes prompts instead of weights and can't "
-            f"be sent to vLLM. Use LoRA, {advice}"
-        )
-    if peft_config.peft_type == "LN_TUNING":
-        raise ValueError(
-            "The adapter is of type LN_TUNING, whose merge swaps modules instead of changing weights: vLLM would get the "
-            f"base, and the training would go on without the adapter. Use LoRA with modules_to_save, {advice}"
+            f"The adapter is of type {peft_config.peft_type.value}. Use LoRA, whose way to vLLM is tested, {advice}"
         )
     for name in ("trainable_token_indices", "target_parameters", "layer_replication"):
         if getattr(peft_config, name, None):
@@ -68,8 +65,8 @@ def merged_parameters(vllm_generation) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield each weight as vLLM knows it, adapters merged in: in the place of TRL's `_iter_named_params`.
 
     TRL merges into the base itself and subtracts again, which wears a base in 16 bits off: 9.5 % of the weights have
-    changed after 100 steps (TRL#6688). Here PEFT merges into a copy, a layer at a time, so whatever PEFT can merge
-    (rsLoRA, DoRA) is right, and the base keeps its bits. For weights that no other process holds a part of.
+    changed after 100 steps (TRL#6688). Here PEFT merges into a copy, a layer at a time, so that each kind of LoRA
+    (rsLoRA, DoRA) is merged as PEFT does it, and the base keeps its bits. For weights that no other process holds a part of.
 
     Args:
         vllm_generation ([`~trl.generation.vllm_generation.VLLMGeneration`]): Of a trainer of a [`~peft.PeftModel`].
@@ -99,8 +96,8 @@ def check_mergeable(model: nn.Module) -> None:
     tied = model.get_base_model().config.get_text_config().tie_word_embeddings
     if tied and any(isinstance(module, BaseTunerLayer) for module in embeddings):
         raise ValueError(
-            "merge is True, and the adapter changes the input or output embeddings, which the model ties together: merged, "
-            "it would change both. Leave them out of lora_target_modules, or leave merge out."
+            "The adapter changes the input or output embeddings, which the model ties together: merged, it would change "
+            "both. Train one without them in target_modules, or leave the adapter as it is."
         )
 
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
+from transformers.utils import is_peft_available
 
 from .adapters import add_empty_adapter, empty_model
 from .checks import model_length, read_config
@@ -22,43 +23,47 @@ ENGINE_EXTRA = 1.5 * GIB  # vLLM's own activations and CUDA graphs
 
 
 @dataclass(frozen=True)
-class Card:
-    """A GPU: its memory in GiB as nvidia-smi shows it, an example, and whether it has bfloat16 arithmetic."""
+class Gpu:
+    """A GPU: its size in GB, its memory in GiB as nvidia-smi shows it, an example, and whether it computes in bfloat16."""
 
+    size: int
     memory: float
     example: str
     bfloat16: bool = True
 
 
-CARDS = {
-    16: Card(15.0, "a T4", bfloat16=False),
-    24: Card(22.5, "an L4, A10G or RTX 4090"),
-    40: Card(39.5, "an A100"),
-    80: Card(79.5, "an A100 or H100"),
+GPUS = {
+    gpu.size: gpu
+    for gpu in (
+        Gpu(16, 15.0, "a T4", bfloat16=False),
+        Gpu(24, 22.5, "an L4, A10G or RTX 4090"),
+        Gpu(40, 39.5, "an A100"),
+        Gpu(80, 79.5, "an A100 or H100"),
+    )
 }
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A method on a card: its workload, its bytes by part, and whether they fit."""
+    """A method on a GPU: its workload, its bytes by part, and whether they fit."""
 
     work: Workload
     parts: dict[str, float]
     fits: bool
 
 
-def methods(card: Card) -> tuple[str, ...]:
-    """Return the methods that the card can compute: TRL holds QLoRA's adapter in bfloat16, which a T4 does not have."""
-    return ("full", "lora", "qlora") if card.bfloat16 else ("full", "lora")
+def methods(gpu: Gpu) -> tuple[str, ...]:
+    """Return the methods that the GPU can compute: TRL holds QLoRA's adapter in bfloat16, which a T4 does not have."""
+    return ("full", "lora", "qlora") if gpu.bfloat16 else ("full", "lora")
 
 
-def make_plan(sizes: ModelSizes, card: Card, method: str, completion_length: int) -> Plan:
+def make_plan(sizes: ModelSizes, gpu: Gpu, method: str, completion_length: int) -> Plan:
     """Return the plan with the largest batch that fits, or the one with the smallest if none does.
 
     vLLM samples, where it can: a quantized model can't be sent to it, and its present builds need a newer driver than
     the free T4 machines have. There transformers generation samples 64 completions at once.
     """
-    by_vllm = card.bfloat16 and method != "qlora"
+    by_vllm = gpu.bfloat16 and method != "qlora"
     work = Workload(
         method=method,
         batch=16,
@@ -66,37 +71,33 @@ def make_plan(sizes: ModelSizes, card: Card, method: str, completion_length: int
         prompt_length=PROMPT_LENGTH,
         completion_length=completion_length,
         reference=True,
-        engine=_engine(sizes, card, completion_length) if by_vllm else 0.0,
+        engine=_engine(sizes, gpu, completion_length) if by_vllm else 0.0,
     )
     for batch in (16, 8, 4, 2, 1):
-        plan = _with_batch(sizes, card, work, batch)
-        if plan.fits:
+        work = replace(work, batch=batch)
+        parts = budget(sizes, work)
+        fits = sum(parts.values()) + KEPT_FREE <= gpu.memory * GIB
+        if fits:
             break
-    return plan
+    return Plan(work, parts, fits)
 
 
-def _with_batch(sizes: ModelSizes, card: Card, work: Workload, batch: int) -> Plan:
-    work = replace(work, batch=batch)
-    parts = budget(sizes, work)
-    return Plan(work, parts, fits=sum(parts.values()) + KEPT_FREE <= card.memory * GIB)
-
-
-def _engine(sizes: ModelSizes, card: Card, completion_length: int) -> float:
-    """Return vLLM's share: its weights in 16 bits and the cache of 64 sequences, in steps of 5 % of the card."""
+def _engine(sizes: ModelSizes, gpu: Gpu, completion_length: int) -> float:
+    """Return vLLM's share: its weights in 16 bits and the cache of 64 sequences, in steps of 5 % of the GPU."""
     cache = 64 * (PROMPT_LENGTH + completion_length) * sizes.layers * 2 * sizes.key_value * 2
     needed = 2 * (sizes.linear + sizes.other) + cache + ENGINE_EXTRA
-    twentieth = card.memory * GIB / 20
+    twentieth = gpu.memory * GIB / 20
     return (needed // twentieth + 1) * twentieth
 
 
-def recipe(model: str, card: Card, plan: Plan, context: int) -> dict:
+def recipe(model: str, gpu: Gpu, plan: Plan, context: int) -> dict:
     """Return the settings of a plan that differ from the defaults."""
     work = plan.work
-    settings = {"model_name_or_path": model, "bf16" if card.bfloat16 else "fp16": True}
-    if not card.bfloat16:
+    settings = {"model_name_or_path": model, "bf16" if gpu.bfloat16 else "fp16": True}
+    if not gpu.bfloat16:
         settings["bf16"] = False
     if work.method != "full":
-        settings |= {"use_peft": True, "dtype": "bfloat16" if card.bfloat16 else "float16", "lora_r": LORA["r"]}
+        settings |= {"use_peft": True, "dtype": "bfloat16" if gpu.bfloat16 else "float16", "lora_r": LORA["r"]}
         settings |= {"lora_alpha": LORA["lora_alpha"], "lora_dropout": 0.0, "lora_target_modules": "all-linear"}
     if work.method == "qlora":
         settings["load_in_4bit"] = True
@@ -105,13 +106,13 @@ def recipe(model: str, card: Card, plan: Plan, context: int) -> dict:
     settings["max_instruction_length"] = min(1024, work.completion_length)
     if work.engine:
         settings["vllm_max_model_length"] = min(2 * PROMPT_LENGTH + work.completion_length, context)
-        settings["vllm_gpu_memory_utilization"] = round(work.engine / GIB / card.memory, 2)
+        settings["vllm_gpu_memory_utilization"] = round(work.engine / GIB / gpu.memory, 2)
     else:
         settings |= {"use_vllm": False, "num_generations": 8, "generation_batch_size": work.sequences}
     return settings | {"logging_steps": 1, "save_steps": 50}
 
 
-def report(model: str, gpu: int, card: Card, sizes: ModelSizes, plans: dict[str, Plan]) -> str:
+def report(model: str, gpu: Gpu, sizes: ModelSizes, plans: dict[str, Plan]) -> str:
     """Return the budget of each method as a table, in GiB."""
     parts = [name for name in next(iter(plans.values())).parts if any(plan.parts[name] for plan in plans.values())]
     rows = [[name, *(f"{plan.parts[name] / GIB:.1f}" for plan in plans.values())] for name in parts]
@@ -120,8 +121,8 @@ def report(model: str, gpu: int, card: Card, sizes: ModelSizes, plans: dict[str,
     rows.append(["", *("fits" if plan.fits else "does not fit" for plan in plans.values())])
     length = next(iter(plans.values())).work.completion_length
     return (
-        f"{model}: {(sizes.linear + sizes.other) / 1e9:.2f} billion weights, on one GPU of {gpu} GB ({card.example}, "
-        f"{card.memory} GiB, {KEPT_FREE / GIB} of them kept free).\nAt the fullest moment, in GiB, for prompts of "
+        f"{model}: {(sizes.linear + sizes.other) / 1e9:.2f} billion weights, on one GPU of {gpu.size} GB ({gpu.example}, "
+        f"{gpu.memory} GiB, {KEPT_FREE / GIB} of them kept free).\nAt the fullest moment, in GiB, for prompts of "
         f"{PROMPT_LENGTH} and completions of {length} tokens:\n\n{table([NAMES[name] for name in plans], rows)}"
     )
 
@@ -132,7 +133,7 @@ def run(arguments: list[str] | None = None, prog: str | None = None) -> None:
     parser.add_argument(
         "--model", required=True, help="a model on the Hub, or the folder of one; its weights stay there"
     )
-    parser.add_argument("--gpu", type=int, choices=CARDS, default=24, help="memory of the GPU in GB (default: 24)")
+    parser.add_argument("--gpu", type=int, choices=GPUS, default=24, help="memory of the GPU in GB (default: 24)")
     parser.add_argument("--method", choices=NAMES, help="by default, the first that fits")
     parser.add_argument("--max_completion_length", type=int, default=512, help="in tokens (default: 512)")
     parser.add_argument("--output", type=Path, default=Path("recipe.yaml"), help="the recipe (default: recipe.yaml)")
@@ -142,20 +143,26 @@ def run(arguments: list[str] | None = None, prog: str | None = None) -> None:
         print(plan_and_write(args))
     except (OSError, ValueError) as error:
         sys.exit(f"error: {error}")
+    if not args.output.exists():
+        sys.exit(1)  # so that no training is started with it
 
 
 def plan_and_write(args: argparse.Namespace) -> str:
     """Return the budget and what to do; write the recipe if a method fits."""
+    if not is_peft_available():
+        raise ValueError(
+            "PEFT is not installed, which counts an adapter's weights. Run `pip install 'serl-trl[peft]'`."
+        )
     from peft import LoraConfig
 
-    card = CARDS[args.gpu]
+    gpu = GPUS[args.gpu]
     if not args.output.parent.is_dir():
         raise ValueError(f"There is no folder {str(args.output.parent)!r}. Make it, or set --output to another.")
     if args.output.exists():
         raise ValueError(f"{str(args.output)!r} is there already. Set --output to a new file.")
-    if args.method and args.method not in methods(card):
+    if args.method and args.method not in methods(gpu):
         raise ValueError(
-            f"--method is {args.method} for {card.example}, which has no bfloat16; TRL holds QLoRA's adapter in it. Set "
+            f"--method is {args.method} for {gpu.example}, which has no bfloat16; TRL holds QLoRA's adapter in it. Set "
             "--method to lora."
         )
     config = read_config(args.model, trust_remote_code=args.trust_remote_code)
@@ -172,15 +179,15 @@ def plan_and_write(args: argparse.Namespace) -> str:
     empty = empty_model(config, args.trust_remote_code)
     lora = add_empty_adapter(empty_model(config, args.trust_remote_code), LoraConfig(**LORA, task_type="CAUSAL_LM"))
     sizes = model_sizes(empty, adapter=lora.get_nb_trainable_parameters()[0])
-    plans = {name: make_plan(sizes, card, name, args.max_completion_length) for name in methods(card)}
-    lines = [report(args.model, args.gpu, card, sizes, plans), ""]
+    plans = {name: make_plan(sizes, gpu, name, args.max_completion_length) for name in methods(gpu)}
+    lines = [report(args.model, gpu, sizes, plans), ""]
     fitting = [name for name, plan in plans.items() if plan.fits and args.method in (None, name)]
     if not fitting:
         wanted = f"{NAMES[args.method]} does not fit" if args.method else "None of them fits"
         return "\n".join([*lines, f"{wanted}. Take a larger GPU, a smaller model, or shorter completions."])
-    settings = recipe(args.model, card, plans[fitting[0]], context)
+    settings = recipe(args.model, gpu, plans[fitting[0]], context)
     args.output.write_text(
-        f"# serl-trl plan: {NAMES[fitting[0]]} on {card.example}\n" + yaml.safe_dump(settings, sort_keys=False)
+        f"# serl-trl plan: {NAMES[fitting[0]]} on {gpu.example}\n" + yaml.safe_dump(settings, sort_keys=False)
     )
     lines += [
         f"The recipe for {NAMES[fitting[0]]} is in {args.output}:",

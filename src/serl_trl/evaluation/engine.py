@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from ..adapters import check_mergeable
 from ..types import Completion
 from .arguments import EvaluationArguments
 from .preparation import base_model
@@ -37,7 +38,9 @@ def _load_model(args: EvaluationArguments) -> PreTrainedModel:
         return AutoModelForCausalLM.from_pretrained(args.model, **kwargs)
     from peft import AutoPeftModelForCausalLM
 
-    return AutoPeftModelForCausalLM.from_pretrained(args.model, **kwargs).merge_and_unload()
+    model = AutoPeftModelForCausalLM.from_pretrained(args.model, **kwargs)
+    check_mergeable(model)
+    return model.merge_and_unload()
 
 
 def _load_transformers(args: EvaluationArguments, tokenizer: PreTrainedTokenizerBase) -> Sample:

@@ -60,12 +60,14 @@ def read_instructions(run: str | os.PathLike) -> tuple[RunRecord, list[dict]]:
     Raises:
         ValueError: As in [`RunRecord.load`], or if there is no ledger, or its instructions are the seeds.
     """
-    rows = [
-        {"iteration": iteration} | row
-        for iteration, folder in enumerate(iteration_folders(run) or [Path(run)], start=1)
-        for path in sorted((folder / LEDGER_FOLDER).glob("batch-*.parquet"))
-        for row in pq.read_table(path).to_pylist()
-    ]
+    rows = []
+    for iteration, folder in enumerate(iteration_folders(run) or [Path(run)], start=1):
+        for path in sorted((folder / LEDGER_FOLDER).glob("batch-*.parquet")):
+            table = pq.read_table(path)
+            missing = set(SCHEMA.names) - set(table.column_names)
+            if missing:
+                raise ValueError(f"{path} has no column {', '.join(sorted(missing))}: no ledger of this version.")
+            rows += [{"iteration": iteration} | row for row in table.to_pylist()]
     if not rows:
         raise ValueError(f"{str(run)!r} has no ledger, so there are no instructions. Push without push_instructions.")
     if not any(row["parents"] for row in rows):

@@ -97,7 +97,7 @@ def changed_settings(settings) -> dict:
 
 def iteration_folders(run: str | os.PathLike) -> list[Path]:
     """Return the folders of a run's self-play iterations in order, none for a run of one."""
-    return sorted(Path(run).glob("_iteration-*"), key=lambda path: int(path.name.rpartition("-")[2]))
+    return sorted(Path(run).glob("_iteration-[0-9]*"), key=lambda path: int(path.name.rpartition("-")[2]))
 
 
 def source_name(source) -> str:
