@@ -179,6 +179,15 @@ def test_greedy_truncated_and_multiple_choice(tmp_path):
     assert row["truncated"] == [True] and row["answers"] == [None] and row["correct"] == [0]
 
 
+def test_an_adapter_that_cannot_be_merged_is_refused(tmp_path):
+    peft = pytest.importorskip("peft")
+    config = peft.LoraConfig(target_modules=["embed_tokens"], task_type="CAUSAL_LM")
+    peft.get_peft_model(AutoModelForCausalLM.from_pretrained(TINY_MODEL), config).save_pretrained(tmp_path / "adapter")
+    AutoTokenizer.from_pretrained(TINY_MODEL).save_pretrained(tmp_path / "adapter")
+    with pytest.raises(SystemExit, match="error: The adapter changes the input or output embeddings"):
+        run(command(settings(tmp_path, model=str(tmp_path / "adapter")))[2:])
+
+
 def test_an_adapter_is_merged_into_its_base(tmp_path):
     from peft import LoraConfig, get_peft_model
 

@@ -97,10 +97,9 @@ def run(arguments: list[str] | None = None, prog: str | None = None) -> None:
     try:
         (args,) = parser.parse_args_into_dataclasses(arguments)
         job = prepare(args)
+        results = complete(job)
     except ValueError as error:
         sys.exit(f"error: {error}")
-    try:
-        results = complete(job)
     except KeyboardInterrupt:
         print(f"\nInterrupted. What was sampled is in {args.output_dir}; run the same command again to go on.")
         sys.exit(130)
