@@ -55,7 +55,7 @@ def run(part: str, arguments: dict) -> bool:
 
 def run_here(part: str, output: Path) -> None:
     """Run a part in this process and write its measures."""
-    from gpu_parts import run_part
+    from gpu_parts.training import run_part
 
     from serl_trl.files import written_whole
 
@@ -117,8 +117,12 @@ def main() -> None:
         run_here(args.run_part, args.output)
         return
     arguments = keep_arguments(args)
-    finished = [run(part, arguments) for part in args.parts]
-    from gpu_report import report
+    try:
+        finished = [run(part, arguments) for part in args.parts]
+    except KeyboardInterrupt:
+        print("\nInterrupted. Run the same command again to go on.")
+        sys.exit(130)
+    from gpu_parts.report import report
 
     found = {part: args.output / f"{part}.json" for part in PARTS}
     found = {part: json.loads(path.read_text()) for part, path in found.items() if path.exists()}

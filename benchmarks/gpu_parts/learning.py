@@ -13,6 +13,16 @@ import yaml
 
 
 HELD_OUT, SAMPLES = 300, 8
+SHARED = (  # settings of training that `serl-trl eval` has too
+    "temperature",
+    "max_completion_length",
+    "prompt_template",
+    "answer_format",
+    "chat_template_kwargs",
+    "trust_remote_code",
+    "vllm_gpu_memory_utilization",
+)
+DIFFERENCE = "sampling/sampling_logp_difference/mean"
 CURVE = {
     "reward": "reward",
     "pass rate": "self_rewarding/pass_rate",
@@ -21,18 +31,17 @@ CURVE = {
     "truncated": "self_rewarding/truncated_ratio",
     "tokens of a completion": "completions/mean_length",
     "KL": "kl",
-    "log-probability difference": "sampling/sampling_logp_difference/mean",
+    "stale groups": "self_rewarding/stale_groups",
+    "log-probability difference": DIFFERENCE,
     "seconds": "step_time",
 }
 
 
-def learning(arguments: dict) -> dict:
+def learning(arguments: dict, settings: dict) -> dict:
     """Measure the model on held-out questions, train it by self-play, and measure it again."""
-    from gpu_parts import read_settings
-
     folder = Path(arguments["output"]) / "learning"
     folder.mkdir(parents=True, exist_ok=True)
-    settings = read_settings(arguments) | {"max_steps": arguments["learning_steps"]}
+    settings = settings | {"max_steps": arguments["learning_steps"]}
     settings |= {"save_strategy": "steps", "save_steps": 50, "save_total_limit": 1}  # an interrupted run goes on
     held_out = folder / "held_out.jsonl"
     held_out.write_text("".join(some_lines(Path(arguments["held_out"]), HELD_OUT)), encoding="utf-8")
@@ -102,13 +111,17 @@ def train(arguments: dict, settings: dict, folder: Path) -> None:
 
 
 def curve(log: list[dict]) -> list[dict]:
-    """Return the means of ten steps each; a batch of nothing but surplus logs no rates."""
+    """Return the means of ten steps each; a batch of nothing but surplus logs no rates.
+
+    Log-probability differences are of steps without stale groups, which older weights sampled.
+    """
     rows = []
     for start in range(0, len(log), 10):
         entries = log[start : start + 10]
         row = {"steps": f"{entries[0]['step']}-{entries[-1]['step']}"}
         for name, key in CURVE.items():
-            values = [entry[key] for entry in entries if entry.get(key) is not None]
+            used = [entry for entry in entries if key != DIFFERENCE or not entry["self_rewarding/stale_groups"]]
+            values = [entry[key] for entry in used if entry.get(key) is not None]
             row[name] = sum(values) / len(values) if values else None
         rows.append(row)
     return rows

@@ -59,7 +59,7 @@ def time_table(parts: dict[str, dict]) -> str:
     return (
         f"## Seconds and tokens of a step\n\nMeans over the steps after the first {max(warm_up)}. In SeRL, sampling and "
         "self-instruction are all of the stage, vLLM and weight sync included. Log-probability differences are of "
-        f"steps without groups that older weights sampled.\n\n{table([TITLES[name] for name in parts], lines)}"
+        f"all steps without groups that older weights sampled.\n\n{table([TITLES[name] for name in parts], lines)}"
     )
 
 
@@ -83,7 +83,7 @@ def times(part: dict, is_grpo: bool) -> dict[str, str]:
         stages = {"self-instruction": logged("time/self_instruction"), "sampling answers": logged("time/sampling")}
     stages["vote, or comparing with true answers"] = logged("time/vote") + stage("reward")
     rest = seconds - sum(value for value in stages.values() if value is not None)
-    fresh = [step["log"] for step in steps if not step["log"].get("self_rewarding/stale_groups")]
+    fresh = [step["log"] for step in part["steps"] if not step["log"].get("self_rewarding/stale_groups")]
     fresh = [log for log in fresh if log.get(f"{DIFFERENCE}/mean") is not None]
     return {
         "seconds of a step": number(seconds),
