@@ -82,6 +82,7 @@ def times(part: dict, is_grpo: bool) -> dict[str, str]:
     else:
         stages = {"self-instruction": logged("time/self_instruction"), "sampling answers": logged("time/sampling")}
     stages["vote, or comparing with true answers"] = logged("time/vote") + stage("reward")
+    rate = count("sampled tokens") / stage("vLLM") if stage("vLLM") else None  # all were surplus: nothing was sampled
     rest = seconds - sum(value for value in stages.values() if value is not None)
     fresh = [step["log"] for step in part["steps"] if not step["log"].get("self_rewarding/stale_groups")]
     fresh = [log for log in fresh if log.get(f"{DIFFERENCE}/mean") is not None]
@@ -93,7 +94,7 @@ def times(part: dict, is_grpo: bool) -> dict[str, str]:
         "of all, in weight sync": number(stage("sync")),
         "weight syncs": number(count("sync calls"), ".1f"),
         "tokens sampled": number(count("sampled tokens"), ",.0f"),
-        "tokens sampled a second of vLLM": number(count("sampled tokens") / stage("vLLM"), ",.0f"),
+        "tokens sampled a second of vLLM": number(rate, ",.0f"),
         "tokens trained": number(count("trained tokens"), ",.0f"),
         "tokens trained a second of the step": number(count("trained tokens") / seconds, ",.0f"),
         "rounds of self-instruction": "-" if is_grpo else number(logged("self_instruction/rounds"), ".1f"),
