@@ -65,14 +65,13 @@ def test_seconds_of_a_stage_leave_out_those_within_it(monkeypatch):
 
 
 def test_the_device_is_watched_while_a_block_runs(monkeypatch):
-    used = iter([3, 9, 5])
+    used = {"bytes": 3}
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (10 - next(used, 4), 10))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda: (10 - used["bytes"], 10))
     with recorder.device_memory() as found:
-        while next(used, None) is not None:  # until the thread and this loop have drawn all
-            pass
-        recorder.time.sleep(0.12)
-    assert found["before"] == 3 and found["peak"] >= 4
+        for used["bytes"] in (9, 5):
+            recorder.time.sleep(0.3)
+    assert found == {"before": 3, "peak": 9}
 
 
 def made_up_part(**memory) -> dict:
