@@ -74,6 +74,20 @@ def test_changed_weights_reach_the_engine(trainer):
     assert sample(trainer, QUESTION, GREEDY)[0].token_ids == before.token_ids
 
 
+def test_changed_embeddings_reach_the_engine_in_both_their_roles(trainer):
+    assert trainer.model.config.tie_word_embeddings
+    embeddings = trainer.model.get_input_embeddings().weight
+    saved = embeddings.data.clone()
+    embeddings.data += 0.1 * saved.std() * torch.randn(saved.shape, generator=torch.Generator().manual_seed(0))
+    trainer._last_loaded_step = -1
+    (drawn,) = sample(trainer, QUESTION, None)
+    prompt_ids = tuple(trainer.loader.sampler.tokenize([QUESTION])[0])
+    (expected,) = trainer.log_probabilities([(prompt_ids, drawn.token_ids)])
+    embeddings.data = saved
+    trainer._last_loaded_step = -1
+    torch.testing.assert_close(torch.tensor(drawn.logprobs), torch.tensor(expected), rtol=0, atol=1e-5)
+
+
 def test_presence_penalty_and_lengths_reach_the_engine_and_are_undone(trainer):
     engine = trainer.vllm_generation
     before = (engine.temperature, engine.top_p, engine.max_completion_length, dict(engine.generation_kwargs))

@@ -208,6 +208,11 @@ def _reload_weights(vllm_generation) -> None:
     """Push the weights by vLLM's layerwise reload: on the CPU its kernels repack them, and a plain load is lost."""
     weights = ((name, weight.detach()) for name, weight in vllm_generation._iter_named_params())
     vllm_generation.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+    model = vllm_generation.llm.llm_engine.model_executor.driver_worker.model_runner.model
+    head, embeddings = getattr(model, "lm_head", None), vllm_generation.model.get_input_embeddings()
+    if head is not None and vllm_generation.model.get_output_embeddings().weight is embeddings.weight:
+        # The reload passes a head over that is tied to the embeddings: the weight is new, its repacked copy is not.
+        head.quant_method.process_weights_after_loading(head)
     vllm_generation.llm.reset_prefix_cache()
 
 
