@@ -1,5 +1,6 @@
 """`make demo`: SeRL on a real language model, SmolLM2-135M-Instruct, without a GPU and without the Hub."""
 
+import logging
 import os
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +22,7 @@ def free_folder() -> Path:
 
 def main() -> None:
     os.environ.setdefault("HF_HUB_OFFLINE", "1")  # everything is here
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)  # it misses a kernel that only QLoRA would use
     print("Converting SmolLM2-135M-Instruct to a checkpoint (once) ...", flush=True)
     model = make_demo_model()
     engine = "colocated vLLM" if find_spec("vllm") else "transformers generation, since vLLM is not installed here"
