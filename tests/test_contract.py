@@ -34,7 +34,9 @@ def test_private_attributes_that_are_read_or_set_still_exist():
     source = inspect.getsource(GRPOTrainer)
     for name in ("_step", "_buffered_inputs", "_metrics", "_last_loaded_step", "_tokenizer", "eos_token_ids"):
         assert f"self.{name}" in source
-    assert hasattr(vllm_generation.VLLMGeneration, "_iter_named_params")
+    generation = vllm_generation.VLLMGeneration
+    assert parameters(generation._fix_param_name_to_vllm) == ["self", "name", "extra_prefixes"]
+    assert "self._iter_named_params()" in inspect.getsource(generation.sync_weights)
     assert "LLM(" in inspect.getsource(vllm_generation.VLLMGeneration._init_vllm)
 
 
