@@ -45,9 +45,8 @@ def measure(case: dict, output: str) -> None:
     from transformers import AutoConfig
 
     from serl_trl import SeRLConfig, SeRLTrainer
-    from serl_trl.adapters import add_empty_adapter, empty_model
-    from serl_trl.memory import Workload, budget, model_sizes
-    from serl_trl.plan import LORA
+    from serl_trl.memory import Workload, budget
+    from serl_trl.plan import LORA, planned_sizes
     from serl_trl.self_instruction.prompt import answer_prompt, load_template
 
     settings = {"gradient_checkpointing": True, "beta": 0.0, "per_device_train_batch_size": 8} | case
@@ -73,8 +72,7 @@ def measure(case: dict, output: str) -> None:
     )
     model = str(make_demo_model())
     lora = LoraConfig(**LORA, task_type="CAUSAL_LM")
-    empty = empty_model(AutoConfig.from_pretrained(model))
-    adapter = add_empty_adapter(empty_model(empty.config), lora).get_nb_trainable_parameters()[0]
+    sizes = planned_sizes(AutoConfig.from_pretrained(model))
     before = resident("VmRSS")
     trainer = SeRLTrainer(model, config, Dataset.from_dict(seeds), peft_config=lora if method == "lora" else None)
     trainer.train()
@@ -90,7 +88,7 @@ def measure(case: dict, output: str) -> None:
         half=False,
         gradient_checkpointing=config.gradient_checkpointing,
     )
-    print(json.dumps({"measured": measured, "planned": budget(model_sizes(empty, adapter), work)}))
+    print(json.dumps({"measured": measured, "planned": budget(sizes, work)}))
 
 
 def main() -> None:

@@ -18,8 +18,6 @@ SHARED = (  # settings of training that `serl-trl eval` has too
     "max_completion_length",
     "prompt_template",
     "answer_format",
-    "chat_template_kwargs",
-    "trust_remote_code",
     "vllm_gpu_memory_utilization",
 )
 DIFFERENCE = "sampling/sampling_logp_difference/mean"
@@ -74,14 +72,7 @@ def serl_trl(*arguments: str) -> None:
 
 def evaluate(model: str, data: Path, output: Path, settings: dict, baseline: Path | None = None) -> dict:
     """Measure a model as `serl-trl eval` does, by training's own settings; return its results."""
-    shared = (
-        "temperature",
-        "max_completion_length",
-        "prompt_template",
-        "answer_format",
-        "vllm_gpu_memory_utilization",
-    )
-    options = {name: settings[name] for name in shared if name in settings}
+    options = {name: settings[name] for name in SHARED if name in settings}
     if baseline:
         options["compare"] = baseline / "results.json"
     arguments = [text for name, value in options.items() for text in (f"--{name}", str(value))]

