@@ -9,10 +9,10 @@ import sys
 import time
 from pathlib import Path
 
+from serl_trl.answers.reading import parse_true_answer
 from serl_trl.evaluation.data import load_labelled
 from serl_trl.evaluation.report import table
 from serl_trl.evaluation.results import score
-from serl_trl.self_rewarding.answers import parse_true_answer
 
 
 FILES = sorted(Path(__file__).resolve().parents[2].glob("shared/data/eval/*.jsonl"))

@@ -57,10 +57,10 @@ def run_here(part: str, output: Path) -> None:
     """Run a part in this process and write its measures."""
     from gpu_parts.training import run_part
 
-    from serl_trl.files import written_whole
+    from serl_trl.atomic_write import atomic_write
 
     found = run_part(part, json.loads((output / "arguments.json").read_text()))
-    with written_whole(output / f"{part}.json") as path:
+    with atomic_write(output / f"{part}.json") as path:
         path.write_text(json.dumps(found))
 
 

@@ -47,7 +47,7 @@ def measure(case: dict, output: str) -> None:
     from serl_trl import SeRLConfig, SeRLTrainer
     from serl_trl.memory import Workload, budget
     from serl_trl.plan import LORA, planned_sizes
-    from serl_trl.self_instruction.prompt import answer_prompt, load_template
+    from serl_trl.self_play.prompt import answer_prompt, load_template
 
     settings = {"gradient_checkpointing": True, "beta": 0.0, "per_device_train_batch_size": 8} | case
     method = settings.pop("method", "full")

@@ -19,7 +19,7 @@ from trl.distributed import DistributedBackend
 
 from serl_trl import SeRLTrainer, loader
 from serl_trl.sampler import TrainerSampler
-from serl_trl.types import Completion
+from serl_trl.self_play.carriers import Completion
 
 
 class SameCompletions(TrainerSampler):

@@ -8,7 +8,7 @@ import yaml
 from conftest import ROOT
 from transformers import GPT2Config, LlamaConfig, Qwen2Config, Qwen3MoeConfig
 
-from serl_trl.adapters import empty_model
+from serl_trl.engine.adapters import empty_model
 from serl_trl.memory import GIB, Workload, budget, model_sizes
 from serl_trl.plan import GPUS, KEPT_FREE, run
 from serl_trl.train import make_parser

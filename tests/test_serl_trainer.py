@@ -14,8 +14,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from serl_trl import SeRLTrainer
 from serl_trl.sampler import PresencePenalty, sampling_settings
-from serl_trl.self_instruction.prompt import few_shot_prompt
-from serl_trl.types import SamplingSettings
+from serl_trl.self_play.carriers import SamplingSettings
+from serl_trl.self_play.prompt import few_shot_prompt
 
 
 def checksum(model) -> float:

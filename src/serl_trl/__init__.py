@@ -8,27 +8,26 @@ from typing import TYPE_CHECKING
 
 
 if TYPE_CHECKING:
+    from .answers.voting import Vote, majority_vote
     from .rewards import accuracy_reward, majority_vote_reward
     from .seeds import load_seeds
-    from .self_instruction.diversity import DiversityFilter
-    from .self_instruction.parsing import parse_instructions
-    from .self_instruction.quality import rejection_reason
-    from .self_rewarding.voting import majority_vote
+    from .self_play.diversity import DiversityFilter
+    from .self_play.parsing import parse_instructions
+    from .self_play.quality import rejection_reason
     from .serl_config import SeRLConfig
     from .serl_trainer import SeRLTrainer
-    from .types import Vote
 
 _MODULES = {
-    "DiversityFilter": "self_instruction.diversity",
+    "DiversityFilter": "self_play.diversity",
     "SeRLConfig": "serl_config",
     "SeRLTrainer": "serl_trainer",
-    "Vote": "types",
+    "Vote": "answers.voting",
     "accuracy_reward": "rewards",
     "load_seeds": "seeds",
-    "majority_vote": "self_rewarding.voting",
+    "majority_vote": "answers.voting",
     "majority_vote_reward": "rewards",
-    "parse_instructions": "self_instruction.parsing",
-    "rejection_reason": "self_instruction.quality",
+    "parse_instructions": "self_play.parsing",
+    "rejection_reason": "self_play.quality",
 }
 
 __all__ = [

@@ -9,8 +9,8 @@ import yaml
 from transformers import PretrainedConfig
 from transformers.utils import is_peft_available
 
-from .adapters import add_empty_adapter, empty_model
-from .checks import model_length, read_config
+from .engine.adapters import add_empty_adapter, empty_model
+from .engine.models import model_length, read_config
 from .evaluation.report import table
 from .memory import GIB, ModelSizes, Workload, budget, model_sizes
 

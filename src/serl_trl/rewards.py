@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from itertools import groupby
 
-from .self_rewarding.answers import answers_equal, parse_answer, parse_true_answer
-from .self_rewarding.voting import majority_vote
+from .answers.reading import answers_equal, parse_answer, parse_true_answer
+from .answers.voting import majority_vote
 
 
 def majority_vote_reward(

@@ -5,11 +5,12 @@ import json
 import logging
 import os
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
-from datasets import Dataset, get_dataset_split_names, load_dataset
+from datasets import Dataset, DatasetInfo, get_dataset_split_names, load_dataset
 
-from .self_instruction.parsing import squeeze
+from .self_play.parsing import squeeze
 
 
 logger = logging.getLogger(__name__)
@@ -17,6 +18,26 @@ logger = logging.getLogger(__name__)
 INSTRUCTION_COLUMNS = ("prompt", "problem", "question", "instruction")
 LETTERS = "ABCDEFGHIJ"  # of the options of a multiple-choice question; as many as `answer_format="choice"` reads
 _READERS = {}  # file extension -> function from the path to its rows
+
+
+@dataclass(frozen=True)
+class Seeds:
+    """The user's instructions, as they are carried from where they are read to where they are used.
+
+    Attributes:
+        instructions (`list[str]`): Texts as written, no two alike but for white space.
+        answers (`list[str | None]`): The true answer of each, `None` where there is none.
+        name (`str`): Name of the file without its folders, or of the dataset.
+    """
+
+    instructions: list[str]
+    answers: list[str | None]
+    name: str
+
+    @property
+    def true_answers(self) -> dict[str, str | None]:
+        """The true answer of each instruction."""
+        return dict(zip(self.instructions, self.answers, strict=True))
 
 
 def load_seeds(source: str | os.PathLike | Dataset | list[str], column: str | None = None) -> Dataset:
@@ -34,16 +55,26 @@ def load_seeds(source: str | os.PathLike | Dataset | list[str], column: str | No
 
     Returns:
         [`~datasets.Dataset`]:
-            Columns `instruction` (text as written) and, if the source has an `answer` column, `answer` (text or
-            `None`).
+            Columns `instruction` (text as written) and, if the source has answers, `answer` (text or `None`); the
+            dataset's `info.dataset_name` is the name of the source.
 
     Raises:
         ValueError:
             As in [`read_rows`] and [`row_instruction`], or if no instruction is left.
     """
+    seeds = read_seeds(source, column)
+    columns = {"instruction": seeds.instructions}
+    if any(seeds.answers):
+        columns["answer"] = seeds.answers
+    return Dataset.from_dict(columns, info=DatasetInfo(dataset_name=seeds.name))
+
+
+def read_seeds(source, column: str | None = None) -> Seeds:
+    """Read seed instructions; arguments and errors as in [`load_seeds`]. What was read before is returned as it is."""
+    if isinstance(source, Seeds):
+        return source
     rows, column, name = read_rows(source, column)
-    seeds, left_out = [], Counter()
-    seen = set()
+    answers, left_out, seen = {}, Counter(), set()
     for number, row in enumerate(rows, start=1):
         text = row_instruction(row, column, f"{name}, row {number}")
         if text is None:
@@ -54,16 +85,22 @@ def load_seeds(source: str | os.PathLike | Dataset | list[str], column: str | No
             left_out["duplicate"] += 1
         else:
             seen.add(squeeze(text))
-            seeds.append({"instruction": text, "answer": row.get("answer")})
+            answers[text] = as_answer(row.get("answer"))
     if left_out:
         counts = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
         logger.warning(f"{name}: {left_out.total()} of {len(rows)} rows left out ({counts}).")
-    if not seeds:
+    if not answers:
         raise ValueError(f"{name} has no instruction in its column {column!r}. Give it one text a row.")
-    columns = {"instruction": [seed["instruction"] for seed in seeds]}
-    if any("answer" in row for row in rows):
-        columns["answer"] = [as_answer(seed["answer"]) for seed in seeds]
-    return Dataset.from_dict(columns)
+    return Seeds(list(answers), list(answers.values()), source_name(source))
+
+
+def source_name(source) -> str:
+    """Return the name of a source of rows: of a file without its folders, of a dataset on the Hub as it is."""
+    if isinstance(source, Dataset) and source.info.dataset_name:
+        return source.info.dataset_name
+    if not isinstance(source, (str, os.PathLike)):
+        return "a dataset in memory"
+    return Path(source).name if Path(source).exists() else str(source)
 
 
 def read_rows(

@@ -2,37 +2,41 @@
 
 import os
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
-from transformers import (
-    AutoTokenizer,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-    TrainerCallback,
-)
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOTrainer
-from trl.trainer.utils import get_config_model_id, pad
 
-from . import checks
-from .advantages import kl_in_reward, kl_to_go, token_advantages
-from .checkpoint import load_loader_state, load_rollouts, save_loader_state, save_rollouts
-from .evaluation.card import accuracies, accuracy_result, add_results
-from .hub.card import add_training, histories
-from .hub.record import RunRecord, changed_settings, source_name
-from .iterations import EndIteration, drop_reference_adapter, iteration_folder, reset_reference, resolve_start
-from .ledger import Ledger
-from .loader import SelfPlayLoader
+from .engine.log_probabilities import token_logps
+from .engine.models import context_length, control_tokens, load_model_config, load_tokenizer
+from .engine.sampler import TrainerSampler
+from .engine.sampling_settings import attributes
+from .engine.vllm import prepare_vllm
+from .engine.vllm_cpu import started_on_cpu
+from .evaluation.in_training import evaluate_trainer, labelled_rows
+from .evaluation.model_index import evaluations
+from .hub.card import write_card
+from .hub.run_record import make_record
 from .rewards import self_play_reward
-from .rows import evaluation_rows, placeholder_rows
-from .sampler import TrainerSampler, engine_for_device, prepare_engine
-from .seeds import load_seeds
+from .seeds import Seeds, read_seeds
+from .self_play import Ledger, MajorityLabels, SeedPasses, SelfInstruction, SelfPlayLoader, TrueAnswerLabels
+from .self_play.carriers import Group
 from .serl_config import SeRLConfig
-from .types import Group
+from .training import checks
+from .training.advantages import kl_in_advantage, token_advantages
+from .training.resume import (
+    last_checkpoint,
+    load_loader_state,
+    load_rollouts,
+    resolve_checkpoint,
+    save_loader_state,
+    save_rollouts,
+)
+from .training.schedule import EndAfterInstructions, follow_progress, placeholder_rows
 
 
 class SeRLTrainer(GRPOTrainer):
@@ -42,26 +46,26 @@ class SeRLTrainer(GRPOTrainer):
     their place at the moment TRL would sample: after the last optimizer step, whatever the schedule. Overrides:
 
     - `_generate_and_score_completions`: takes the rows from the self-play loader instead of the data loader, since
-      that one is read a step ahead, by older weights. Evaluation is left as it is.
-    - `_generate_single_turn`: hands back the completions that were voted on, so that they are sampled once.
+      that one is read a step ahead, by older weights. TRL gets the completions that were labelled by its `rollout_func`.
     - `_calculate_rewards`: keeps the rewards for the advantage estimators that TRL does not have.
-    - `compute_loss`: leaves TRL's KL term out where the KL is in the reward.
-    - `train`: runs the self-play iterations, and refuses a folder that holds another run.
+    - `compute_loss`: leaves TRL's KL term out where the KL is in the advantages.
+    - `create_scheduler`: lets the learning rate come down by what ends the run.
+    - `train`: refuses a folder that holds another run.
+    - `evaluate`: measures pass@k and maj@k as `serl-trl eval` does.
     - `_save_checkpoint`, `_load_optimizer_and_scheduler`: the pair that TRL itself extends, for exact resume.
     - `_load_from_checkpoint`: loads the adapter that is trained; Trainer takes every folder beside it that holds an
       adapter (the reference's, a checkpoint) for an adapter of the model, and then overlooks it.
-    - `create_model_card`: adds how the model was trained, and the accuracy on `eval_dataset`.
+    - `create_model_card`: adds how the model was trained, and the last evaluation.
 
     Args:
         model (`str` or [`~transformers.PreTrainedModel`]): As in [`~trl.GRPOTrainer`].
         args ([`SeRLConfig`]): The settings; `max_steps` is the length of the run.
-        train_dataset (`str`, `PathLike` or [`~datasets.Dataset`]):
+        train_dataset (`str`, `PathLike`, [`~datasets.Dataset`] or `list[str]`):
             The seeds: anything that [`load_seeds`] takes. Answers in it are not used by the default reward.
-        eval_dataset (like `train_dataset`, *optional*):
-            Instructions with an `answer` column: evaluated by accuracy, with the prompt of training.
+        eval_dataset (like `train_dataset`, or a dictionary of such, *optional*):
+            Instructions with an `answer` column, answered with the prompt of training.
         reward_funcs (`Callable` or list, *optional*):
-            TRL reward functions; they receive the vote as `vote_reward`. By default the vote in training, and
-            [`accuracy_reward`] in evaluation.
+            TRL reward functions for training; they receive the vote as `vote_reward`. By default the vote.
         processing_class, callbacks, optimizers, quantization_config, peft_config: As in [`~trl.GRPOTrainer`].
 
     Raises:
@@ -87,8 +91,8 @@ class SeRLTrainer(GRPOTrainer):
         self,
         model: str | PreTrainedModel,
         args: SeRLConfig,
-        train_dataset: str | os.PathLike | Dataset,
-        eval_dataset: str | os.PathLike | Dataset | None = None,
+        train_dataset: str | os.PathLike | Dataset | list[str] | Seeds,
+        eval_dataset: str | os.PathLike | Dataset | dict | None = None,
         reward_funcs: Callable | list[Callable] | None = None,
         processing_class: PreTrainedTokenizerBase | None = None,
         callbacks: list[TrainerCallback] | None = None,
@@ -98,110 +102,83 @@ class SeRLTrainer(GRPOTrainer):
     ):
         if not isinstance(args, SeRLConfig):
             raise ValueError(f"args must be a SeRLConfig, got {type(args).__name__}.")
-        if args.hub_token:
-            # training_args.bin is pushed as it is, so the token goes where huggingface_hub looks for it first.
-            os.environ["HF_TOKEN"], args.hub_token = args.hub_token, None
-        checks.check_iterations(args, optimizers)
         checks.check_parallelism(model, peft_config, args)
-        if checks.last_checkpoint(args.output_dir) is None:
-            checks.resolve_checkpoint(None, args)  # whether to resume is said to `train`, but here nothing could be
-        rows = load_seeds(train_dataset)
-        seeds, true_answers = list(rows["instruction"]), checks.true_answers(rows, args)
-        model_config = checks.load_model_config(model, args)
+        if last_checkpoint(args.output_dir) is None:
+            resolve_checkpoint(None, args)  # `train` hears whether to resume; here it is known that nothing could be
+        self.seeds = read_seeds(train_dataset)
+        model_config = load_model_config(model, args)
         checks.check_weights(model, model_config, quantization_config, peft_config, args)
         if processing_class is None:
-            name = model if isinstance(model, str) else model.name_or_path
-            processing_class = AutoTokenizer.from_pretrained(
-                name,
-                revision=(args.model_init_kwargs or {}).get("revision"),
-                padding_side="left",
-                trust_remote_code=args.trust_remote_code,
-            )
-        checks.check_chat_template(processing_class, processing_class.name_or_path)
-        control_tokens = checks.control_tokens(processing_class)
-        seeds = checks.drop_control_tokens(seeds, control_tokens)
-        max_tokens = checks.context_length(model_config, args)
-        checks.check_seeds(seeds, processing_class, max_tokens, args)
-        self._carried: list[tuple[Group, int]] | None = None  # rows on their way to `_generate_single_turn`
+            processing_class = load_tokenizer(model, args)
+        self.seeds = checks.usable_seeds(self.seeds, processing_class, context_length(model_config, args), args)
         self._rewards: torch.Tensor | None = None  # (rows of all processes, reward functions), of the last batch
-        self.eval_name = Path(eval_dataset).stem if isinstance(eval_dataset, (str, os.PathLike)) else "eval_dataset"
-        if eval_dataset is not None:
-            args.eval_on_start = True
-        # For the card; a script knows more of it, and sets it.
-        self.seeds_name, self.command = source_name(train_dataset), None
-        self.model_settings: dict = {}
 
-        with engine_for_device(args):
+        with started_on_cpu(args):
             super().__init__(
                 model=model,
                 reward_funcs=self_play_reward if reward_funcs is None else reward_funcs,
                 args=args,
                 train_dataset=placeholder_rows(args),
-                eval_dataset=None if eval_dataset is None else evaluation_rows(eval_dataset, args),
+                eval_dataset=None if eval_dataset is None else labelled_rows(eval_dataset, args.answer_format),
                 processing_class=processing_class,
                 callbacks=callbacks,
                 optimizers=optimizers,
                 quantization_config=quantization_config,
                 peft_config=peft_config,
             )
-        prepare_engine(self)
-        self._make_loader = partial(
-            SelfPlayLoader,
-            args,
-            seeds,
-            TrainerSampler(self),
-            max_tokens=max_tokens,
-            control_tokens=control_tokens,
-            true_answers=true_answers,
-        )
-        self._begin_iteration(1)
-        self.add_callback(EndIteration(self))
+        prepare_vllm(self)
+        self.loader = self._make_loader(TrainerSampler(self), context_length(model_config, args))
+        self.add_callback(EndAfterInstructions(self))
 
-    def _begin_iteration(self, iteration: int) -> None:
-        """Make a loader with a fresh pool, whose ledger is in `output_dir`."""
-        ledger = Ledger(self.args.output_dir, is_writer=self.accelerator.is_main_process)
-        self.loader = self._make_loader(ledger=ledger, iteration=iteration)
+    def _make_loader(self, sampler: TrainerSampler, max_tokens: int) -> SelfPlayLoader:
+        args, instructions = self.args, self.seeds.instructions
+        if args.instruction_source == "seeds":
+            source = SeedPasses(args, instructions, sampler)
+        else:
+            source = SelfInstruction(args, instructions, sampler, max_tokens, control_tokens(self.processing_class))
+        if args.label_source == "true_answer":
+            labels = TrueAnswerLabels(self.seeds.true_answers, args.answer_format)
+        else:
+            labels = MajorityLabels(args.answer_format)
+        ledger = Ledger(args.output_dir, is_writer=self.accelerator.is_main_process)
+        return SelfPlayLoader(args, source, labels, sampler, ledger, show_progress=not args.disable_tqdm)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
-        """Train as [`~transformers.Trainer.train`] does, `num_self_play_iterations` times over.
-
-        One iteration writes to `output_dir`; of several, each writes its checkpoints, ledger and model to
-        `output_dir/_iteration-N`. For errors see [`iterations.resolve_start`].
-        """
-        args, output_dir = self.args, self.args.output_dir
-        if args.num_self_play_iterations == 1:
-            if resume_from_checkpoint or self.loader.batch_index == 0:
-                _, resume_from_checkpoint = resolve_start(resume_from_checkpoint, args)
-            return self._train_iteration(resume_from_checkpoint, **kwargs)
-        first, checkpoint = resolve_start(resume_from_checkpoint, args)
-        try:
-            for iteration in range(first, args.num_self_play_iterations + 1):
-                args.output_dir = iteration_folder(output_dir, iteration)
-                if iteration > 1:
-                    if iteration == first:
-                        self._load_from_checkpoint(iteration_folder(output_dir, iteration - 1))
-                    reset_reference(self)
-                    self.optimizer = None  # Trainer makes a new one, as it does for the schedule
-                self._begin_iteration(iteration)
-                if checkpoint is None:
-                    self.loader.ledger.resume(next_batch=0)  # an interrupted try left rows, but no checkpoint
-                result = self._train_iteration(checkpoint, **kwargs)
-                checkpoint = None
-                drop_reference_adapter(self)
-                self.save_model(_internal_call=True)  # pushes nothing
-                self.save_state()  # marks the iteration as finished
-        finally:
-            args.output_dir = output_dir
-        return result
-
-    def _train_iteration(self, checkpoint: str | None, **kwargs):
+        """Train as [`~transformers.Trainer.train`] does; for errors see [`resume.resolve_checkpoint`]."""
+        if resume_from_checkpoint or self.loader.batch_index == 0:
+            resume_from_checkpoint = resolve_checkpoint(resume_from_checkpoint, self.args)
         # A second call starts at step 0 again: no rollouts and no engine weights of the first may be taken for fresh.
         self._step, self._buffered_inputs, self._last_loaded_step = 0, None, -1
-        return super().train(resume_from_checkpoint=checkpoint, **kwargs)
+        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+
+    def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
+        """Create Trainer's schedule; where `instructions_per_iteration` may end the run, it comes down with these."""
+        is_new, enough = self.lr_scheduler is None, self.args.instructions_per_iteration
+        scheduler = super().create_scheduler(num_training_steps, optimizer)
+        if is_new and enough is not None:
+            progress = lambda: min(self.loader.totals.counts["admitted"] / enough, 1.0)  # noqa: E731
+            follow_progress(scheduler, num_training_steps, progress)
+        return scheduler
+
+    def evaluate(
+        self, eval_dataset=None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict:
+        """Measure pass@k and maj@k as `serl-trl eval` does, on `eval_dataset` or one like it; return what is logged."""
+        rows = self.eval_dataset if eval_dataset is None else labelled_rows(eval_dataset, self.args.answer_format)
+        if rows is None:
+            raise ValueError("There is nothing to evaluate on. Pass eval_dataset, here or to the trainer.")
+        if not isinstance(rows, dict):
+            return evaluate_trainer(self, rows, metric_key_prefix)
+        metrics = [evaluate_trainer(self, part, f"{metric_key_prefix}_{name}") for name, part in rows.items()]
+        return {key: value for part in metrics for key, value in part.items()}
+
+    def _evaluate(self, trial, ignore_keys_for_eval, **kwargs):
+        last = evaluations(self.state.log_history)[-1:]
+        if last and last[0]["step"] == self.state.global_step:
+            return last[0]  # resumed from a checkpoint of this step, which was evaluated before it was saved
+        return super()._evaluate(trial, ignore_keys_for_eval, **kwargs)
 
     def _generate_and_score_completions(self, inputs):
-        if not self.model.training:
-            return super()._generate_and_score_completions(inputs)
         batch = next(self.loader)
         for name, value in batch.metrics.items():
             self._metrics["train"][name].append(value)
@@ -209,32 +186,45 @@ class SeRLTrainer(GRPOTrainer):
         rows = [(group, index) for group in batch.groups for index in range(self.num_generations)]
         share = len(rows) // self.accelerator.num_processes
         start = self.accelerator.process_index * share
-        self._carried = rows[start : start + share]
-        inputs = [{"prompt": group.prompt, "vote_reward": group.vote.rewards[index]} for group, index in self._carried]
-        try:
+        rows = rows[start : start + share]
+        inputs = [{"prompt": group.prompt, "vote_reward": group.vote.rewards[index]} for group, index in rows]
+        with attributes(self, {"rollout_func": lambda prompts, trainer: self._rollouts(rows)}):
             output = super()._generate_and_score_completions(inputs)
-        finally:
-            self._carried = None  # also after an interrupt: an evaluation that follows must sample for itself
         if not self._corrects_by_engine:
             sampling_logps = output.pop("sampling_per_token_logps")
-            if any(group.stale for group in batch.groups):
+            if any(group.surplus for group in batch.groups):
                 output["old_per_token_logps"] = self._old_logps(output, sampling_logps)
-        if kl_in_reward(self.args.advantage_estimator):
+        if kl_in_advantage(self.args.advantage_estimator):
             output["advantages"] = self._token_advantages(output)
         return output
+
+    def _rollouts(self, rows: list[tuple[Group, int]]) -> dict[str, list]:
+        """Return the completions that were labelled, as TRL's `rollout_func` does."""
+        completions = [group.completions[index] for group, index in rows]
+        return {
+            "prompt_ids": [list(group.prompt_ids) for group, _ in rows],
+            "completion_ids": [list(completion.token_ids) for completion in completions],
+            "logprobs": [
+                list(completion.logprobs)
+                if group.surplus or self._corrects_by_engine
+                else [None] * len(completion.token_ids)
+                for (group, _), completion in zip(rows, completions, strict=True)
+            ],
+        }
 
     def _calculate_rewards(self, *args, **kwargs):
         self._rewards = super()._calculate_rewards(*args, **kwargs)
         return self._rewards
 
     def _token_advantages(self, output: dict) -> torch.Tensor:
-        """Return the advantages of an estimator with the KL in the reward, shape (batch, completion_length)."""
+        """Return the advantages of an estimator with the KL in them, shape (batch, completion_length)."""
         mask, rewards = output["completion_mask"], self._rewards
         kl = torch.zeros(mask.shape, device=mask.device)
         if self.beta != 0.0:
             logps = output.get("old_per_token_logps")
-            kl = kl_to_go(self._token_logps(output) if logps is None else logps, output["ref_per_token_logps"], mask)
-            total = self.accelerator.reduce(torch.stack([kl[:, 0].sum(), mask.sum()]))
+            logps = token_logps(self, output) if logps is None else logps
+            kl = (logps - output["ref_per_token_logps"]) * mask
+            total = self.accelerator.reduce(torch.stack([kl.sum(), mask.sum()]))
             self._metrics["train"]["kl"].append((total[0] / total[1]).item())  # mean of k1 over tokens
         weights = self.reward_weights.to(rewards.device)
         unscored = rewards.isnan().all(dim=1)
@@ -249,68 +239,25 @@ class SeRLTrainer(GRPOTrainer):
         )
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Compute TRL's loss; without its KL term where the KL is in the reward, so that it counts once."""
-        beta = self.beta
-        if kl_in_reward(self.args.advantage_estimator):
-            self.beta = 0.0
-        try:
+        """Compute TRL's loss; without its KL term where the KL is in the advantages, so that it counts once."""
+        with attributes(self, {"beta": 0.0} if kl_in_advantage(self.args.advantage_estimator) else {}):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-        finally:
-            self.beta = beta
-
-    def _generate_single_turn(self, prompt_ids, *args, **kwargs):
-        if self._carried is None:
-            return super()._generate_single_turn(prompt_ids, *args, **kwargs)
-        rows, self._carried = self._carried, None
-        prompt_ids[:] = [list(group.prompt_ids) for group, _ in rows]  # in place: TRL goes on with this list
-        completions = [group.completions[index] for group, index in rows]
-        logprobs = [
-            completion.logprobs if group.stale or self._corrects_by_engine else [None] * len(completion.token_ids)
-            for (group, _), completion in zip(rows, completions, strict=True)
-        ]
-        return [list(completion.token_ids) for completion in completions], logprobs
 
     @property
     def _corrects_by_engine(self) -> bool:
-        """Whether TRL corrects all rollouts by the engine's log-probabilities, the stale ones included."""
+        """Whether TRL corrects all rollouts by the engine's log-probabilities, those of the surplus included."""
         return self.use_vllm and self.vllm_importance_sampling_correction
 
     def _old_logps(self, output: dict, sampling_logps: torch.Tensor) -> torch.Tensor:
         """Return the log-probabilities that the clipped ratio starts from, shape (batch, completion_length).
 
-        For stale groups those of the weights that sampled them, which makes the ratio their importance weight; for
+        For surplus groups those of the weights that sampled them, which makes the ratio their importance weight; for
         fresh ones (NaN in `sampling_logps`) those of the present weights, as in TRL.
         """
         old_logps = output.get("old_per_token_logps")
         if old_logps is None:
-            old_logps = self._token_logps(output)
+            old_logps = token_logps(self, output)
         return torch.where(sampling_logps.isnan(), old_logps, sampling_logps)
-
-    @torch.no_grad()
-    def _token_logps(self, batch: dict) -> torch.Tensor:
-        """Return each completion token's log-probability under the present weights, shape (batch, completion_length)."""
-        return self._get_per_token_logps_and_entropies(
-            self.model,
-            torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1),
-            torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1),
-            batch["completion_ids"].size(1),
-            batch_size=self.args.per_device_train_batch_size,
-        )[0]
-
-    def log_probabilities(self, rows: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[list[float]]:
-        """Return the log-probability of each completion token, in nats, under the present weights.
-
-        Args:
-            rows (`list`): Pairs of prompt tokens and completion tokens; every process must bring as many.
-        """
-        batch = {}
-        for name, sequences in zip(("prompt", "completion"), zip(*rows, strict=True), strict=True):
-            side = "left" if name == "prompt" else "right"
-            ids = [torch.tensor(sequence) for sequence in sequences]
-            batch[f"{name}_ids"] = pad(ids, padding_value=self._tokenizer.pad_token_id, padding_side=side)
-            batch[f"{name}_mask"] = pad([torch.ones_like(row) for row in ids], padding_value=0, padding_side=side)
-        logps = self._token_logps({name: tensor.to(self.accelerator.device) for name, tensor in batch.items()})
-        return [row[: len(completion)].tolist() for row, (_, completion) in zip(logps, rows, strict=True)]
 
     def _save_checkpoint(self, model, trial):
         if not self.args.save_only_model:
@@ -330,32 +277,15 @@ class SeRLTrainer(GRPOTrainer):
         else:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
-    def create_model_card(self, model_name: str | None = None, *args, **kwargs):
-        """Write TRL's model card with how the model was trained, and its last accuracy where the Hub reads it."""
-        name = model_name or Path(self.args.hub_model_id or self.args.output_dir).name
-        super().create_model_card(name, *args, **kwargs)
-        if not self.is_world_process_zero():
-            return
-        base_model = get_config_model_id(self.model.config)
-        record = RunRecord(
-            base_model=Path(base_model).name if os.path.isdir(base_model) else base_model,
-            seeds_name=self.seeds_name,
-            seeds=self.loader.pool.seeds,
-            settings=self.model_settings | changed_settings(self.args),
-            command=self.command,
-        )
-        record.save(self.args.output_dir)
-        card = os.path.join(self.args.output_dir, "README.md")
-        add_training(card, record, histories(self.args.output_dir, self.state.log_history))
-        if accuracies(self.state.log_history):
-            add_results(card, [accuracy_result(self)])
-
     def _load_optimizer_and_scheduler(self, checkpoint):
-        super()._load_optimizer_and_scheduler(checkpoint)
+        # accelerate 1.15 calls the CPU of several processes "cpu:0", a place that torch.load does not know.
+        device = self.args.device
+        with attributes(self.args, {"_setup_devices": torch.device("cpu")} if device.type == "cpu" else {}):
+            super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None:
             return
         self.loader.load_state_dict(load_loader_state(checkpoint))
-        rollouts = load_rollouts(checkpoint, self.accelerator.process_index, self._schedule, self.accelerator.device)
+        rollouts = load_rollouts(checkpoint, self.accelerator.process_index, self._schedule, device)
         if all(gather_object([rollouts is not None])):  # one process can't train its rollouts while another samples
             self._step, self._buffered_inputs = rollouts
 
@@ -369,3 +299,23 @@ class SeRLTrainer(GRPOTrainer):
             "num_generations": self.num_generations,
             "num_iterations": self.num_iterations,
         }
+
+    def create_model_card(
+        self,
+        model_name: str | None = None,
+        *args,
+        command: str | None = None,
+        model_settings: dict | None = None,
+        **kwargs,
+    ):
+        """Write TRL's model card with how the model was trained, and its last evaluation where the Hub reads it.
+
+        Args:
+            command (`str`, *optional*): The command that trained, as a card may show it.
+            model_settings (`dict`, *optional*): Settings of model and adapter that are none of `args`.
+        """
+        super().create_model_card(
+            model_name or Path(self.args.hub_model_id or self.args.output_dir).name, *args, **kwargs
+        )
+        if self.is_world_process_zero():
+            write_card(self, make_record(self, command, model_settings or {}))

@@ -8,7 +8,6 @@ import os
 import shlex
 import sys
 from dataclasses import dataclass, field
-from pathlib import Path
 
 
 @dataclass
@@ -41,9 +40,12 @@ def main(script_args, training_args, model_args):
     """Run the whole job: seeds, model, trainer, train, save, push."""
     from transformers import ProgressCallback
 
+    from .evaluation.model_index import evaluations
+    from .hub.privacy import shown_command
     from .hub.push import push_or_exit
-    from .iterations import resume_point
-    from .summary import StepLines, summarize
+    from .hub.run_record import changed_settings
+    from .training.resume import last_checkpoint
+    from .training.summary import StepLines, summarize
 
     try:
         trainer = make_trainer(script_args, training_args, model_args)
@@ -57,7 +59,7 @@ def main(script_args, training_args, model_args):
     try:
         result = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     except KeyboardInterrupt:
-        last = resume_point(training_args)
+        last = last_checkpoint(training_args.output_dir)
         advice = f"Add --resume_from_checkpoint true to go on from {last}." if last else "It had no checkpoint yet."
         trainer.accelerator.print(
             f"\nInterrupted after {trainer.state.global_step} steps. The ledger is in {training_args.output_dir}. {advice}"
@@ -65,14 +67,14 @@ def main(script_args, training_args, model_args):
         sys.exit(130)
 
     # Evaluate, where there is something to evaluate on
-    evaluated = [entry["step"] for entry in trainer.state.log_history if "eval_reward" in entry]
+    evaluated = [entry["step"] for entry in evaluations(trainer.state.log_history)]
     if trainer.eval_dataset is not None and evaluated[-1:] != [trainer.state.global_step]:
         trainer.evaluate()
 
     # Save
     trainer.save_model(training_args.output_dir, _internal_call=True)  # pushes nothing yet
     trainer.save_state()
-    trainer.create_model_card()
+    trainer.create_model_card(command=shown_command(sys.argv), model_settings=changed_settings(model_args))
     if script_args.merge and trainer.accelerator.is_main_process:
         merge_or_say(training_args.output_dir, training_args.trust_remote_code)
     trainer.accelerator.wait_for_everyone()
@@ -86,12 +88,13 @@ def main(script_args, training_args, model_args):
             private=training_args.hub_private_repo,
             push_instructions=script_args.push_instructions,
             revision=training_args.hub_revision,
+            token=training_args.hub_token,
         )
 
 
 def merge_or_say(output_dir: str, trust_remote_code: bool) -> None:
     """Merge the saved adapter; a failure is said with the command that repeats it, and the run goes on to its push."""
-    from .adapters import save_merged
+    from .engine.adapters import save_merged
 
     try:
         print(f"Merged model in {save_merged(output_dir, trust_remote_code)}")
@@ -110,17 +113,16 @@ def make_trainer(script_args, training_args, model_args):
     from transformers.utils import is_peft_available
     from trl import get_peft_config, get_quantization_config
 
-    from .adapters import check_mergeable
+    from .engine.adapters import check_mergeable
     from .hub.push import HUB_ERRORS, reason
-    from .hub.record import changed_settings, shown_command, source_name
-    from .iterations import resolve_start
-    from .seeds import load_seeds
+    from .seeds import read_seeds
     from .serl_trainer import SeRLTrainer
+    from .training.resume import resolve_checkpoint
 
-    resolve_start(training_args.resume_from_checkpoint, training_args)
+    resolve_checkpoint(training_args.resume_from_checkpoint, training_args)
 
     # Seeds
-    seeds = load_seeds(script_args.seeds, script_args.seeds_column)
+    seeds = read_seeds(script_args.seeds, script_args.seeds_column)
 
     # Model
     if model_args.model_name_or_path is None:
@@ -139,7 +141,7 @@ def make_trainer(script_args, training_args, model_args):
 
     # Evaluation: at the start, every eval_steps (by default, a tenth of the run), and at the end
     if script_args.eval_data and training_args.eval_strategy == "no":
-        training_args.eval_strategy = IntervalStrategy.STEPS
+        training_args.eval_strategy, training_args.eval_on_start = IntervalStrategy.STEPS, True
         training_args.eval_steps = training_args.eval_steps or 0.1
 
     peft_config = get_peft_config(model_args)
@@ -161,8 +163,6 @@ def make_trainer(script_args, training_args, model_args):
         raise ValueError(f"The Hub: {reason(error)}") from error
     if script_args.merge:
         check_mergeable(trainer.accelerator.unwrap_model(trainer.model))
-    trainer.seeds_name, trainer.command = source_name(script_args.seeds), shown_command(sys.argv)
-    trainer.model_settings = changed_settings(model_args)
     return trainer
 
 
@@ -172,6 +172,7 @@ def check_push(script_args, training_args) -> None:
     Raises:
         ValueError: if the settings don't go together, or the Hub is not reached with a token that it knows.
     """
+    from .hub.privacy import check_outside
     from .hub.push import check_account
 
     if script_args.push_instructions and not training_args.push_to_hub:
@@ -183,14 +184,7 @@ def check_push(script_args, training_args) -> None:
         )
     if not training_args.push_to_hub:
         return
-    output_dir = Path(training_args.output_dir).resolve()
-    for name in ("seeds", "eval_data"):
-        source = Path(getattr(script_args, name) or "")
-        if source.is_file() and output_dir in source.resolve().parents:
-            raise ValueError(
-                f"{name} is {str(source)!r}, which is in output_dir: Trainer pushes all that lies there with a "
-                "checkpoint's model. Move it, or set output_dir to another folder."
-            )
+    check_outside(training_args.output_dir, seeds=script_args.seeds, eval_data=script_args.eval_data)
     if int(os.environ.get("RANK", 0)) == 0:
         check_account(training_args.hub_token)
 

@@ -5,9 +5,9 @@ from datasets import load_dataset
 from huggingface_hub import DatasetCard
 
 from serl_trl.hub.instructions import read_instructions, without_seeds, write_dataset
-from serl_trl.hub.record import RunRecord
-from serl_trl.ledger import Ledger
-from serl_trl.types import Candidate
+from serl_trl.hub.run_record import RunRecord
+from serl_trl.self_play.carriers import Candidate
+from serl_trl.self_play.ledger import Ledger
 
 
 SEED, SHOWN, UNSEEN = "What is 2 + 2?", "What is 3 + 3?", "Name a prime above 90."  # the last was no example

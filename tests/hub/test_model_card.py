@@ -5,9 +5,9 @@ from huggingface_hub import ModelCard
 from trl.trainer.utils import generate_model_card
 
 from serl_trl import SeRLTrainer
-from serl_trl.evaluation.card import add_results
+from serl_trl.evaluation.model_index import add_results
 from serl_trl.hub.card import add_repositories, add_training, curves, histories, method
-from serl_trl.hub.record import RunRecord
+from serl_trl.hub.run_record import RunRecord
 
 
 RECORD = RunRecord("tiny", "q.jsonl", ["What is 2 + 2?", "What is 3 + 3?"], {"max_steps": 3}, "serl-trl train")

@@ -7,7 +7,7 @@ import yaml
 from conftest import tiny_config
 
 from serl_trl.hub.card import recipe
-from serl_trl.hub.record import RunRecord, changed_settings, shown_command, source_name, without_private
+from serl_trl.hub.run_record import RunRecord, changed_settings, shown_command, source_name, without_private
 
 
 HOME = str(Path.home())

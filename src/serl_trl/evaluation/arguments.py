@@ -5,8 +5,9 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ..self_rewarding.answers import PARSERS
-from ..serl_config import check_bounds, resolve_use_vllm
+from ..answers.reading import PARSERS
+from ..self_play.settings import check_bounds
+from ..serl_config import resolve_use_vllm
 
 
 @dataclass

@@ -5,8 +5,8 @@ from pathlib import Path
 
 from datasets import Dataset
 
+from ..answers.reading import parse_true_answer
 from ..seeds import LETTERS, as_answer, read_rows, row_instruction
-from ..self_rewarding.answers import parse_true_answer
 
 
 def load_labelled(

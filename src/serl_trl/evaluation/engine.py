@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..adapters import load_merged
-from ..types import Completion
+from ..engine.adapters import load_merged
+from ..self_play.carriers import Completion
 from .arguments import EvaluationArguments
 from .preparation import base_model
 

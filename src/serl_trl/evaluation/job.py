@@ -11,13 +11,13 @@ from pathlib import Path
 from tqdm.auto import tqdm
 from transformers import HfArgumentParser
 
-from ..files import written_whole
+from ..atomic_write import atomic_write
 from .arguments import EvaluationArguments
-from .card import add_results
+from .model_index import add_results
 from .preparation import Job, prepare
-from .record import start_record
 from .report import report
 from .results import card_results, comparison, dataset_results, score
+from .samples import start_record
 
 
 def evaluate(args: EvaluationArguments) -> dict:
@@ -50,7 +50,7 @@ def complete(job: Job) -> dict:
     if job.baseline:
         results["comparison"] = {"with": args.compare} | comparison(results, job.baseline)
     for name, text in {"results.json": json.dumps(results), "results.md": report(results)}.items():
-        with written_whole(Path(args.output_dir) / name) as unfinished:
+        with atomic_write(Path(args.output_dir) / name) as unfinished:
             unfinished.write_text(text + "\n", encoding="utf-8")
     if args.write_card:
         add_results(Path(args.model) / "README.md", card_results(results))

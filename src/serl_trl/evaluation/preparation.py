@@ -9,12 +9,13 @@ from pathlib import Path
 from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
 from .. import __version__
-from ..checks import check_chat_template, model_length, read_config
-from ..self_instruction.prompt import answer_prompt, load_template, tokenize_prompts
+from ..engine.models import model_length, read_config, tokenize_prompts
+from ..self_play.prompt import answer_prompt, load_template
+from ..training.checks import check_chat_template
 from .arguments import EvaluationArguments
-from .card import read_card
 from .data import data_name, load_labelled
-from .record import read_record
+from .model_index import read_card
+from .samples import read_record
 
 
 @dataclass(frozen=True)

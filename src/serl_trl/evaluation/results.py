@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..self_rewarding.answers import answers_equal, parse_true_answer
-from ..self_rewarding.voting import answer_classes, read_answers
+from ..answers.reading import answers_equal, parse_true_answer
+from ..answers.voting import answer_classes, read_answers
 from .metrics import by_level, paired_difference, summarize
-from .record import setting_differences
+from .samples import setting_differences
 
 
 def score(

@@ -1,14 +1,15 @@
 """The model card: what a run adds to that of TRL."""
 
-import json
 import os
 import re
 from collections.abc import Sequence
+from pathlib import Path
 
 import yaml
 
-from ..evaluation.card import read_card
-from .record import RunRecord, iteration_folders, without_private
+from ..evaluation.model_index import add_results, read_card, training_results
+from .privacy import without_private
+from .run_record import RunRecord
 
 
 _ROWS = 10  # of the table of a run
@@ -16,25 +17,45 @@ _COLUMNS = {
     "reward": "reward",
     "self_rewarding/pass_rate": "pass rate",
     "pool/kept": "kept",
-    "eval_reward": "accuracy",
+    "eval_pass@1": "pass@1",
 }
 _BEFORE = "### Framework versions"  # in TRL's template
 _LINK = "The instructions that it wrote for itself: "
 
 
-def add_training(path: str | os.PathLike, record: RunRecord, histories: Sequence[Sequence[dict]]) -> None:
+def write_card(trainer, record: RunRecord) -> None:
+    """Write into TRL's fresh model card how a [`SeRLTrainer`] trained the model, and its last evaluation; keep the record.
+
+    Args:
+        trainer ([`SeRLTrainer`]): The trainer, whose `output_dir` holds the card.
+        record ([`RunRecord`]): What the run was.
+    """
+    record.save(trainer.args.output_dir)
+    path = Path(trainer.args.output_dir) / "README.md"
+    add_training(path, record, trainer.state.log_history)
+    if results := training_results(trainer):
+        add_results(path, results)
+
+
+def add_training(path: str | os.PathLike, record: RunRecord, log_history: Sequence[dict]) -> None:
     """Write into TRL's model card how the model was trained.
 
     Args:
         path (`str` or `PathLike`): The card, fresh from TRL.
         record ([`RunRecord`]): What the run was.
-        histories (`Sequence`): `log_history` of each iteration's trainer state.
+        log_history (`Sequence[dict]`): Of the trainer's state.
     """
     card = read_card(path)
     text = card.text.replace("[None](https://huggingface.co/None)", f"the local model `{record.base_model}`")
-    section = "\n\n".join([*_training(record), "### Curves", curves(histories)])
-    card.text = text.replace(_BEFORE, f"{section}\n\n{_BEFORE}", 1)
+    text = text.replace('model="None"', f'model="{Path(path).resolve().parent.name}"')
+    card.text = _insert(text, "\n\n".join([*_training(record), "### Curves", curves(log_history)]))
     card.save(path)
+
+
+def _insert(text: str, section: str) -> str:
+    """Return the card with a section before TRL's heading on versions; at its end if TRL has no such heading any more."""
+    before, heading, after = text.partition(_BEFORE)
+    return f"{before.rstrip()}\n\n{section}\n\n{heading}{after}".rstrip() + "\n"
 
 
 def add_repositories(path: str | os.PathLike, model_id: str, dataset_id: str | None) -> None:
@@ -53,7 +74,7 @@ def add_repositories(path: str | os.PathLike, model_id: str, dataset_id: str | N
     if dataset_id is not None:
         text = re.sub(rf"^{_LINK}.*\n\n", "", text, flags=re.MULTILINE)
         link = f"{_LINK}[{dataset_id}](https://huggingface.co/datasets/{dataset_id})."
-        card.text = text.replace(_BEFORE, f"{link}\n\n{_BEFORE}", 1)
+        card.text = _insert(text, link)
         card.data.datasets = [dataset_id]
     else:
         card.text = text
@@ -75,43 +96,22 @@ def method(settings: dict) -> str:
     )
 
 
-def curves(histories: Sequence[Sequence[dict]]) -> str:
-    """Return a table of reward, pass rate, kept instructions and accuracy over the steps, some ten rows of each log.
-
-    Args:
-        histories (`Sequence`): `log_history` of each iteration's trainer state.
-    """
-    rows = []
-    for iteration, history in enumerate(histories, start=1):
-        logged: dict[int, dict] = {}
-        for entry in history:
-            logged.setdefault(entry["step"], {}).update(entry)
-        steps = {
-            step
-            for name in ("reward", "eval_reward")
-            for step in _spread([step for step in logged if name in logged[step]], _ROWS // len(histories))
-        }
-        where = [str(iteration)] if len(histories) > 1 else []
-        rows += [
-            [*where, str(step), *(_number(logged[step].get(name)) for name in _COLUMNS)] for step in sorted(steps)
-        ]
-    header = [*(["iteration"] if len(histories) > 1 else []), "step", *_COLUMNS.values()]
+def curves(log_history: Sequence[dict]) -> str:
+    """Return a table of reward, pass rate, kept instructions and pass@1 over the steps, some ten rows of each."""
+    logged: dict[int, dict] = {}
+    for entry in log_history:
+        logged.setdefault(entry["step"], {}).update(entry)
+    steps = {
+        step
+        for name in ("reward", "eval_pass@1")
+        for step in _spread([step for step in logged if name in logged[step]], _ROWS)
+    }
+    rows = [[str(step), *(_number(logged[step].get(name)) for name in _COLUMNS)] for step in sorted(steps)]
+    header = ["step", *_COLUMNS.values()]
     return "\n".join(f"| {' | '.join(row)} |" for row in [header, ["---"] * len(header), *rows])
 
 
-def histories(run: str | os.PathLike, last: Sequence[dict]) -> list[Sequence[dict]]:
-    """Return the log of each self-play iteration of a run; `last`, the trainer's, if the run has but one.
-
-    Args:
-        run (`str` or `PathLike`): The run's folder.
-        last (`Sequence[dict]`): `log_history` of the trainer.
-    """
-    states = [folder / "trainer_state.json" for folder in iteration_folders(run)]
-    finished = [json.loads(path.read_text(encoding="utf-8")) for path in states if path.is_file()]
-    return [state["log_history"] for state in finished] or [last]
-
-
-def recipe(settings: dict) -> str:
+def settings_yaml(settings: dict) -> str:
     """Return settings as YAML that a card may show."""
     return without_private(yaml.safe_dump(settings, sort_keys=False)).strip()
 
@@ -125,7 +125,7 @@ def _training(record: RunRecord) -> list[str]:
     ]
     if record.command is not None:
         paragraphs += ["### Command", f"```bash\n{record.command}\n```"]
-    settings = f"The settings that differ from the defaults:\n\n```yaml\n{recipe(record.settings)}\n```"
+    settings = f"The settings that differ from the defaults:\n\n```yaml\n{settings_yaml(record.settings)}\n```"
     return [*paragraphs, "### Recipe", settings]
 
 

@@ -8,14 +8,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from ..ledger import LEDGER_FOLDER, SCHEMA
-from ..self_instruction.parsing import squeeze
-from .card import method, recipe
-from .record import RunRecord, iteration_folders
+from ..self_play.ledger import LEDGER_FOLDER, SCHEMA
+from ..self_play.parsing import squeeze
+from .card import method, settings_yaml
+from .privacy import PRIVATE_COLUMNS
+from .run_record import RunRecord
 
 
-# Few-shot examples and nearest neighbours are seeds, word for word.
-_PRIVATE_COLUMNS = ("parents", "nearest")
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
 _CARD = """# Instructions of {model_id}
@@ -37,14 +36,14 @@ instruction with the whole text of a seed in it or in its answers.
 
 | column | meaning |
 | --- | --- |
-| `iteration`, `id` | self-play iteration, and running number in it |
+| `id` | running number in the run |
 | `step`, `round` | optimizer steps that the weights that wrote it had seen, round of the generation batch |
 | `instruction` | the text |
-| `verdict`, `reason` | `admitted`, `rejected` (and why) or `unused` |
 | `rouge_l` | ROUGE-L F1 with the most similar seed or earlier instruction |
-| `answers`, `votes` | the answer of each completion (null: none was read), and 1 where it was rewarded |
+| `answers`, `rewards` | the answer of each completion (null: none was read), and 1 where it was rewarded |
 | `pseudo_label`, `pass_rate` | the majority's answer, and the share that gave it |
-| `fate`, `trained_step` | whether the instruction was trained on, and after how many steps |
+| `fate`, `reason` | what became of it, such as `trained` or `out_of_band`; why it was `rejected` |
+| `trained_step` | after how many steps it was trained on |
 
 ## Settings
 
@@ -55,19 +54,18 @@ instruction with the whole text of a seed in it or in its answers.
 
 
 def read_instructions(run: str | os.PathLike) -> tuple[RunRecord, list[dict]]:
-    """Return what a run was and the rows of its ledger, of all its iterations, each with its `iteration`.
+    """Return what a run was and the rows of its ledger.
 
     Raises:
         ValueError: As in [`RunRecord.load`], or if there is no ledger, or its instructions are the seeds.
     """
     rows = []
-    for iteration, folder in enumerate(iteration_folders(run) or [Path(run)], start=1):
-        for path in sorted((folder / LEDGER_FOLDER).glob("batch-*.parquet")):
-            table = pq.read_table(path)
-            missing = set(SCHEMA.names) - set(table.column_names)
-            if missing:
-                raise ValueError(f"{path} has no column {', '.join(sorted(missing))}: no ledger of this version.")
-            rows += [{"iteration": iteration} | row for row in table.to_pylist()]
+    for path in sorted((Path(run) / LEDGER_FOLDER).glob("batch-*.parquet")):
+        table = pq.read_table(path)
+        missing = set(SCHEMA.names) - set(table.column_names)
+        if missing:
+            raise ValueError(f"{path} has no column {', '.join(sorted(missing))}: no ledger of this version.")
+        rows += table.to_pylist()
     if not rows:
         raise ValueError(f"{str(run)!r} has no ledger, so there are no instructions. Push without push_instructions.")
     if not any(row["parents"] for row in rows):
@@ -76,6 +74,11 @@ def read_instructions(run: str | os.PathLike) -> tuple[RunRecord, list[dict]]:
             "Push without push_instructions."
         )
     return RunRecord.load(run), rows
+
+
+def was_admitted(row: dict) -> bool:
+    """Return whether a row of the ledger passed the filters of quality and diversity."""
+    return row["fate"] not in ("rejected", "unused")
 
 
 def without_seeds(rows: list[dict], seeds: list[str]) -> tuple[list[dict], list[dict]]:
@@ -91,16 +94,16 @@ def without_seeds(rows: list[dict], seeds: list[str]) -> tuple[list[dict], list[
     Returns:
         Two lists of rows without the columns that hold seeds.
     """
-    own = {row["instruction"] for row in rows if row["verdict"] == "admitted"}
+    own = {row["instruction"] for row in rows if was_admitted(row)}
     shown = {text for row in rows for text in [*row["parents"], row["nearest"]] if text}  # of an earlier seeds' file
     known = [squeeze(seed).casefold() for seed in {*seeds, *(shown - own)}]
     train, withheld = [], []
     for row in rows:
-        row = {name: value for name, value in row.items() if name not in _PRIVATE_COLUMNS}
+        row = {name: value for name, value in row.items() if name not in PRIVATE_COLUMNS}
         texts = [
             squeeze(text).casefold() for text in [row["instruction"], row["pseudo_label"], *row["answers"]] if text
         ]
-        differs = row["verdict"] == "admitted" and (row["rouge_l"] or 0.0) < 1.0
+        differs = was_admitted(row) and (row["rouge_l"] or 0.0) < 1.0
         if differs and not any(seed in text for seed in known for text in texts):
             train.append(row)
         else:
@@ -120,12 +123,11 @@ def write_dataset(record: RunRecord, rows: list[dict], folder: str | os.PathLike
     train, withheld = without_seeds(rows, record.seeds)
     data = Path(folder) / "data"
     data.mkdir(parents=True)
-    public = [field for field in SCHEMA if field.name not in _PRIVATE_COLUMNS]
-    schema = pa.schema([pa.field("iteration", pa.int64()), *public])
+    schema = pa.schema([field for field in SCHEMA if field.name not in PRIVATE_COLUMNS])
     splits = {"train": train, "withheld": withheld}
     for name, part in splits.items():
         pq.write_table(pa.Table.from_pylist(part, schema=schema), data / f"{name}.parquet")
-    reasons = Counter(row["reason"] or row["verdict"] for row in withheld)
+    reasons = Counter(row["reason"] or row["fate"] for row in withheld)
     metadata = DatasetCardData(
         tags=["serl", "synthetic", "trl"],
         size_categories=next((name for size, name in _SIZES if len(rows) < size), "n>1M"),
@@ -146,6 +148,6 @@ def write_dataset(record: RunRecord, rows: list[dict], folder: str | os.PathLike
         admitted=len(train),
         withheld=len(withheld),
         reasons=", ".join(f"{count} {reason}" for reason, count in reasons.most_common()) or "none",
-        recipe=recipe(record.settings),
+        recipe=settings_yaml(record.settings),
     )
     DatasetCard(f"---\n{metadata}\n---\n\n{text}").save(Path(folder) / "README.md")

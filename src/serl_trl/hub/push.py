@@ -15,40 +15,12 @@ from huggingface_hub import HfApi, get_token
 from huggingface_hub.constants import ENDPOINT
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
-from ..ledger import LEDGER_FOLDER
+from ..self_play.ledger import LEDGER_FOLDER
 from .card import add_repositories
 from .instructions import read_instructions, write_dataset
+from .privacy import PUBLIC_FILES
 
 
-# What a model is made of, at the top of the run's folder. Named one by one: a folder may hold files of the user's.
-MODEL_FILES = [
-    "README.md",
-    "config.json",
-    "generation_config.json",
-    "model.safetensors",
-    "model-*-of-*.safetensors",
-    "model.safetensors.index.json",
-    "adapter_config.json",
-    "adapter_model.safetensors",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "chat_template.jinja",
-    "processor_config.json",
-    "preprocessor_config.json",
-    "configuration_*.py",  # these three: of models with code of their own
-    "modeling_*.py",
-    "tokenization_*.py",
-    "trainer_state.json",
-    "training_args.bin",
-]
 _WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "adapter_model.safetensors")
 
 # Of huggingface_hub this package uses HfApi.whoami, HfApi.create_repo and HfApi.upload_folder, and the cards ModelCard
@@ -74,7 +46,7 @@ def check_run(run: str | os.PathLike) -> None:
             f"{str(run)!r} has a model, but no card. Name the output_dir of the whole run; in Python, call "
             "trainer.create_model_card() after training."
         )
-    if (path / LEDGER_FOLDER).is_dir() or any(path.glob("_iteration-*")):
+    if (path / LEDGER_FOLDER).is_dir():
         raise ValueError(
             f"The run in {str(run)!r} is not finished: it has no model yet. Train on with --resume_from_checkpoint "
             "true, and push then."
@@ -100,6 +72,7 @@ def push(
     private: bool | None = True,
     push_instructions: bool = False,
     revision: str | None = None,
+    token: str | None = None,
 ) -> str:
     """Push the model of a finished run with its card, and its instructions before it, if asked for.
 
@@ -112,6 +85,7 @@ def push(
         push_instructions (`bool`, *optional*, defaults to `False`):
             Whether to push the ledger without the seeds' text as a dataset, `hub_model_id` with `-instructions`.
         revision (`str`, *optional*): The branch of the model's repository, `main` by default.
+        token (`str`, *optional*): The Hub's token, by default that of the environment.
 
     Returns:
         `str`: The URL of the model.
@@ -122,7 +96,7 @@ def push(
     """
     check_run(run)
     record, rows = read_instructions(run) if push_instructions else (None, [])
-    api = HfApi(library_name="serl-trl")
+    api = HfApi(token=token, library_name="serl-trl")
     url = api.create_repo(hub_model_id or Path(run).resolve().name, private=private, exist_ok=True)
     dataset_id = None
     if push_instructions:
@@ -138,8 +112,8 @@ def push(
         repo_id=url.repo_id,
         folder_path=run,
         commit_message="End of training",
-        allow_patterns=MODEL_FILES,
-        ignore_patterns=["*/*"],  # ledger, iterations, checkpoints and optimizer states: all that lies in folders
+        allow_patterns=PUBLIC_FILES,
+        ignore_patterns=["*/*"],  # ledger, checkpoints and optimizer states: all that lies in folders
         revision=revision,
     )
     return str(url)
@@ -161,10 +135,10 @@ def push_command(
     return shlex.join(parts)
 
 
-def push_or_exit(run: str | os.PathLike, hub_model_id: str | None, **settings) -> None:
+def push_or_exit(run: str | os.PathLike, hub_model_id: str | None, token: str | None = None, **settings) -> None:
     """Push as [`push`] does and say where to; a failure ends in the reason and the command that repeats the push."""
     try:
-        url = push(run, hub_model_id, **settings)
+        url = push(run, hub_model_id, token=token, **settings)
     except (Exception, KeyboardInterrupt) as error:  # a run of hours is behind it: the command is said in any case
         command = push_command(run, hub_model_id, **settings)
         sys.exit(f"error: The model is saved in {run}, but not pushed: {reason(error)}\nTo push it: {command}")

@@ -1,0 +1,1 @@
+"""The engine that samples, and the way of weights and adapters to it."""

@@ -1,0 +1,78 @@
+"""Facts about a model and its tokenizer, read before any weights are loaded."""
+
+import os
+from collections.abc import Sequence
+
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+
+from ..self_play.carriers import Message
+
+
+def load_model_config(model, args) -> PretrainedConfig:
+    """Return the configuration of a model given by name or as an instance."""
+    if not isinstance(model, str):
+        return model.config
+    return read_config(model, (args.model_init_kwargs or {}).get("revision"), args.trust_remote_code)
+
+
+def load_tokenizer(model, args) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of a model given by name or as an instance."""
+    return AutoTokenizer.from_pretrained(
+        model if isinstance(model, str) else model.name_or_path,
+        revision=(args.model_init_kwargs or {}).get("revision"),
+        padding_side="left",
+        trust_remote_code=args.trust_remote_code,
+    )
+
+
+def read_config(model: str, revision: str | None = None, trust_remote_code: bool = False) -> PretrainedConfig:
+    """Return the configuration of a model given by name; raise `ValueError` if there is none."""
+    try:
+        return AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=trust_remote_code)
+    except OSError as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"The model {model!r} is neither a folder here nor to be had from the Hub: {reason}"
+        ) from error
+
+
+def model_length(config: PretrainedConfig) -> int:
+    """Return the context of the model, in tokens."""
+    return getattr(config.get_text_config(), "max_position_embeddings", None) or 2**31
+
+
+def context_length(config: PretrainedConfig, args) -> int:
+    """Return the tokens that a prompt and its completion may have together."""
+    length = model_length(config)
+    return min(length, args.vllm_max_model_length or length) if args.use_vllm else length
+
+
+def control_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Return the texts that the tokenizer reads as control tokens, such as `<|im_end|>`."""
+    added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
+    return sorted({*added, *tokenizer.all_special_tokens} - {""})
+
+
+def is_fsdp(args) -> bool:
+    """Return whether FSDP will wrap the model."""
+    return bool(args.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "false") == "true"
+
+
+def is_sharded(args) -> bool:
+    """Return whether each process will hold a part of each weight only: FSDP or ZeRO-3."""
+    return is_fsdp(args) or (args.deepspeed_plugin is not None and args.deepspeed_plugin.zero_stage == 3)
+
+
+def tokenize_prompts(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[list[Message]], **template_kwargs
+) -> list[list[int]]:
+    """Return the tokens of each conversation up to where the model goes on; all must end in the same role."""
+    goes_on = prompts[0][-1]["role"] == "assistant"
+    return tokenizer.apply_chat_template(
+        conversation=list(prompts),
+        add_generation_prompt=not goes_on,
+        continue_final_message=goes_on,
+        tokenize=True,
+        return_dict=True,
+        **template_kwargs,
+    )["input_ids"]

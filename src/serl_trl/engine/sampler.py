@@ -1,0 +1,75 @@
+"""Sampling through the trainer's engine: vLLM colocate, vLLM server or transformers."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from accelerate.utils import gather_object
+
+from ..self_play.carriers import Completion, Group, Message, SamplingSettings
+from .log_probabilities import log_probabilities
+from .models import tokenize_prompts
+from .sampling_settings import sampling_settings
+
+
+class TrainerSampler:
+    """A [`Sampler`] that samples through the trainer's own generation, whatever the engine.
+
+    Args:
+        trainer ([`SeRLTrainer`]): The trainer.
+    """
+
+    def __init__(self, trainer):
+        self.trainer = trainer
+        self.rank = trainer.accelerator.process_index
+        self.num_processes = trainer.accelerator.num_processes
+
+    @property
+    def step(self) -> int:
+        return self.trainer.state.global_step
+
+    def gather(self, objects: list) -> list:
+        return gather_object(objects)
+
+    def tokenize(self, prompts: Sequence[list[Message]]) -> list[list[int]]:
+        return tokenize_prompts(self.trainer.processing_class, prompts, **self.trainer.chat_template_kwargs)
+
+    def sample(
+        self, prompt_ids: Sequence[list[int]], num_completions: int, settings: SamplingSettings | None = None
+    ) -> list[list[Completion]]:
+        trainer = self.trainer
+        repeated = [ids for ids in prompt_ids for _ in range(num_completions)]
+        own = self._share(repeated, num_completions)
+        # Transformers pads all it is given into one batch: no larger ones than the generation batch. vLLM schedules.
+        chunk = len(own) if trainer.use_vllm else trainer.args.generation_batch_size // self.num_processes
+        token_ids, logprobs = [], []
+        with sampling_settings(trainer, settings):
+            for start in range(0, len(own), chunk):
+                ids, logps = trainer._generate_single_turn(own[start : start + chunk], None, {}, num_completions)
+                token_ids += ids
+                logprobs += logps or [None] * len(ids)
+        texts = trainer.processing_class.batch_decode(token_ids, skip_special_tokens=True)
+        ends = {*trainer.eos_token_ids, trainer.processing_class.pad_token_id}
+        completions = [
+            Completion(text, tuple(ids), not ids or ids[-1] not in ends, None if logps is None else tuple(logps))
+            for text, ids, logps in zip(texts, token_ids, logprobs, strict=True)
+        ]
+        completions = self.gather(completions)
+        return [completions[start : start + num_completions] for start in range(0, len(repeated), num_completions)]
+
+    def with_logprobs(self, groups: list[Group]) -> list[Group]:
+        if not groups or groups[0].completions[0].logprobs is not None:
+            return groups
+        rows = [(group.prompt_ids, completion.token_ids) for group in groups for completion in group.completions]
+        logprobs = iter(self.gather(log_probabilities(self.trainer, self._share(rows, 1))))
+        return [
+            replace(group, completions=tuple(replace(c, logprobs=tuple(next(logprobs))) for c in group.completions))
+            for group in groups
+        ]
+
+    def _share(self, rows: list, group_size: int) -> list:
+        """Return this process's part: as many rows as the others have, in whole groups over all, copies at the end."""
+        rows = list(rows)
+        while len(rows) % self.num_processes:
+            rows += rows[-group_size:]
+        share = len(rows) // self.num_processes
+        return rows[self.rank * share : (self.rank + 1) * share]

@@ -1,0 +1,37 @@
+"""All that is special to vLLM on a CPU."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
+from .sampling_settings import attributes
+
+
+@contextmanager
+def started_on_cpu(args) -> Iterator[None]:
+    """Let TRL start vLLM on the CPU in float32, like the trainer, and without compiling.
+
+    TRL hands neither setting on. Sampling is 4 times and starting 7 times faster than as vLLM does by itself on a CPU
+    without bfloat16 arithmetic (benchmarks/vllm_cpu.py, docs/runs.md).
+    """
+    if not (args.use_vllm and args.vllm_mode == "colocate" and args.device.type == "cpu"):
+        yield
+        return
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB; vLLM would take most of the machine's memory
+    from trl.generation import vllm_generation
+
+    with attributes(vllm_generation, {"LLM": partial(vllm_generation.LLM, dtype="float32", enforce_eager=True)}):
+        yield
+
+
+def reload_weights(vllm_generation) -> None:
+    """Push the weights by vLLM's layerwise reload: on the CPU its kernels repack them, and a plain load is lost."""
+    weights = ((name, weight.detach()) for name, weight in vllm_generation._iter_named_params())
+    vllm_generation.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+    model = vllm_generation.llm.llm_engine.model_executor.driver_worker.model_runner.model
+    head, embeddings = getattr(model, "lm_head", None), vllm_generation.model.get_input_embeddings()
+    if head is not None and vllm_generation.model.get_output_embeddings().weight is embeddings.weight:
+        # The reload passes a head over that is tied to the embeddings: the weight is new, its repacked copy is not.
+        head.quant_method.process_weights_after_loading(head)
+    vllm_generation.llm.reset_prefix_cache()

@@ -1,0 +1,91 @@
+"""Results in the metadata of a model card, where the Hub reads them (`model-index`)."""
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from huggingface_hub import EvalResult, ModelCard
+
+
+def read_card(path: str | os.PathLike) -> ModelCard:
+    """Return the model card.
+
+    Raises:
+        ValueError: if there is none, or its metadata can't be read.
+    """
+    if not Path(path).is_file():
+        raise ValueError(
+            f"There is no model card {str(path)!r}. Use the folder of a trained model, which holds its card."
+        )
+    return ModelCard.load(path)
+
+
+def add_results(path: str | os.PathLike, results: Sequence[dict]) -> None:
+    """Write results into a model card, in the place of earlier ones of the same dataset and metric.
+
+    Args:
+        path (`str` or `PathLike`): The card, a README.md with metadata.
+        results (`Sequence[dict]`):
+            `{"dataset": "gsm8k", "metric": "pass@1", "value": 0.31, "details": {"num_samples": 16}}` each; `value` in
+            [0, 1], `details` (how it was measured) may be left out. `dataset` is a name of one's own or of the Hub.
+
+    Raises:
+        ValueError: As in [`read_card`].
+    """
+    card = read_card(path)
+    new = [
+        EvalResult(
+            task_type="text-generation",
+            task_name="Text Generation",
+            dataset_type=re.sub(r"[^\w./-]+", "-", result["dataset"]),
+            dataset_name=result["dataset"],
+            metric_type=result["metric"],
+            metric_name=result["metric"],
+            metric_value=result["value"],
+            metric_args=result.get("details"),
+        )
+        for result in results
+    ]
+    replaced = {(result.dataset_name, result.metric_type) for result in new}
+    kept = [r for r in card.data.eval_results or [] if (r.dataset_name, r.metric_type) not in replaced]
+    card.data.model_name = card.data.model_name or Path(path).resolve().parent.name
+    card.data.eval_results = [*kept, *new]
+    card.save(path)
+
+
+def evaluations(log_history: Sequence[dict], prefix: str = "eval") -> list[dict]:
+    """Return the entries of Trainer's log that hold an evaluation during training, in order."""
+    return [entry for entry in log_history if f"{prefix}_pass@1" in entry]
+
+
+def training_results(trainer) -> list[dict]:
+    """Return the last evaluation of a [`SeRLTrainer`] as [`add_results`] takes it, by dataset; none without one."""
+    args, datasets = trainer.args, trainer.eval_dataset
+    if not isinstance(datasets, dict):
+        datasets = {None: datasets}
+    results = []
+    for name, rows in datasets.items():
+        prefix = "eval" if name is None else f"eval_{name}"
+        for entry in evaluations(trainer.state.log_history, prefix)[-1:]:
+            measured = {
+                "num_samples": args.num_generations_eval or args.num_generations,
+                "temperature": args.temperature,
+                "max_completion_length": args.max_completion_length,
+                "instructions": len(rows),
+                "step": entry["step"],
+            }
+            metrics = [key for key in entry if key.startswith(f"{prefix}_") and f"{key}_low" in entry and "@" in key]
+            results += [
+                {
+                    "dataset": name or rows.info.dataset_name,
+                    "metric": metric.removeprefix(f"{prefix}_"),
+                    "value": round(entry[metric], 4),
+                    "details": {
+                        "interval_95": [round(entry[f"{metric}_{end}"], 4) for end in ("low", "high")],
+                        **measured,
+                    },
+                }
+                for metric in metrics
+            ]
+    return results

@@ -1,0 +1,103 @@
+"""What stays at home: the seeds, whatever may hold one word for word, tokens, and the folders of users.
+
+Trainer, TRL and `serl-trl push` put a run on the Hub. This is the one place that knows what of it may go there.
+"""
+
+import os
+import re
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+
+# What a model is made of, at the top of a run's folder: all that `serl-trl push` sends. Named one by one, since a folder
+# may hold files of the user's. Trainer's own push leaves out names that begin with `_`: those of the ledger and the record.
+PUBLIC_FILES = [
+    "README.md",
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "model-*-of-*.safetensors",
+    "model.safetensors.index.json",
+    "adapter_config.json",
+    "adapter_model.safetensors",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "spiece.model",
+    "sentencepiece.bpe.model",
+    "chat_template.jinja",
+    "processor_config.json",
+    "preprocessor_config.json",
+    "configuration_*.py",  # these three: of models with code of their own
+    "modeling_*.py",
+    "tokenization_*.py",
+    "trainer_state.json",
+    "training_args.bin",
+]
+
+# Columns of the ledger that hold seeds: few-shot examples and nearest neighbours.
+PRIVATE_COLUMNS = ("parents", "nearest")
+
+
+def check_privacy(config) -> None:
+    """Raise `ValueError` for settings of a [`SeRLConfig`] by which Trainer or TRL would push instructions as they are."""
+    if config.push_to_hub and config.hub_strategy in ("checkpoint", "all_checkpoints"):
+        raise ValueError(
+            f"hub_strategy is {config.hub_strategy.value!r}, and checkpoints hold instructions, which may hold seeds, "
+            "which are never pushed. Set hub_strategy to 'every_save' or 'end'."
+        )
+    if config.log_completions and (config.push_to_hub or config.log_completions_hub_repo):
+        raise ValueError(
+            "log_completions is True, and the logged prompts would be pushed, which may hold seeds, which never are. "
+            "Set log_completions to False, or push_to_hub to False and leave log_completions_hub_repo out."
+        )
+
+
+def check_outside(output_dir: str | os.PathLike, **sources: str | os.PathLike | None) -> None:
+    """Raise `ValueError` for a file of the user's, such as the seeds', in a folder that Trainer pushes from."""
+    for name, source in sources.items():
+        path = Path(source or "")
+        if path.is_file() and Path(output_dir).resolve() in path.resolve().parents:
+            raise ValueError(
+                f"{name} is {str(path)!r}, which is in output_dir: Trainer pushes all that lies there with a "
+                "checkpoint's model. Move it, or set output_dir to another folder."
+            )
+
+
+def is_token(name: str) -> bool:
+    """Return whether a setting or an option holds a token."""
+    return name.replace("-", "_").endswith("_token")
+
+
+def shown_command(arguments: Sequence[str]) -> str:
+    """Return a command line as a card may show it: without tokens and home folders, other paths as given.
+
+    Args:
+        arguments (`Sequence[str]`): As in `sys.argv`.
+    """
+    script, *rest = arguments
+    name = Path(script).name
+    shown, token_follows = ["python", name] if name.endswith(".py") else [name], False
+    for argument in rest:
+        option, given, _ = argument.partition("=")
+        if token_follows:
+            token_follows = False
+        elif is_token(option):
+            token_follows = not given
+        else:
+            shown.append(argument)
+    return without_private(shlex.join(shown))
+
+
+def without_private(text: str) -> str:
+    """Return a text without the folders of users and the Hub's tokens."""
+    home = os.path.expanduser("~")
+    homes = [r"/home/[^/\s'\"]+", r"/Users/[^/\s'\"]+", *([re.escape(home)] if home != "/" else [])]
+    text = re.sub(rf"(?<![\w.])(?:{'|'.join(homes)})(?![\w-])", "~", text)
+    return re.sub(r"\bhf_\w{8,}", "<token>", text)

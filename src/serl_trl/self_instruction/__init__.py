@@ -1,1 +1,0 @@
-"""Self-instruction: from the instructions at hand to new, sound and different ones."""

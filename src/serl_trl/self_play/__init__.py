@@ -1,0 +1,50 @@
+"""The method of SeRL in plain Python: needs no torch, transformers, accelerate, TRL, PEFT or vLLM.
+
+Whoever has another trainer takes [`SelfPlayLoader`] from here, and brings a [`Sampler`] of its own.
+"""
+
+from .carriers import Batch, Candidate, Completion, Group, Message, SamplingSettings
+from .difficulty import is_in_band
+from .diversity import DiversityFilter
+from .funnel import Funnel
+from .labels import Labels, MajorityLabels, TrueAnswerLabels
+from .ledger import Ledger
+from .loop import SelfPlayLoader
+from .parsing import parse_instructions
+from .pool import InstructionPool
+from .prompt import PromptTemplate, answer_prompt, few_shot_prompt, load_template
+from .quality import rejection_reason
+from .sampler import Sampler, ScriptedSampler
+from .settings import SelfPlaySettings
+from .sources import SeedPasses, SelfInstruction, Source
+
+
+__all__ = [
+    "Batch",
+    "Candidate",
+    "Completion",
+    "DiversityFilter",
+    "Funnel",
+    "Group",
+    "InstructionPool",
+    "Labels",
+    "Ledger",
+    "MajorityLabels",
+    "Message",
+    "PromptTemplate",
+    "Sampler",
+    "SamplingSettings",
+    "ScriptedSampler",
+    "SeedPasses",
+    "SelfInstruction",
+    "SelfPlayLoader",
+    "SelfPlaySettings",
+    "Source",
+    "TrueAnswerLabels",
+    "answer_prompt",
+    "few_shot_prompt",
+    "is_in_band",
+    "load_template",
+    "parse_instructions",
+    "rejection_reason",
+]

@@ -1,0 +1,188 @@
+"""What became of the candidates of a generation batch: its metrics, and what the next round has to ask for."""
+
+import math
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from ..answers.voting import Vote
+from .carriers import Candidate, Completion, Group
+
+
+_UNSOUND = "Edit the prompt_template: most instructions are unsound."
+
+# Why a candidate is rejected, in the order of judging, and what to change where that takes most of them.
+REASONS = {
+    "cut_off": "Raise max_instruction_length.",
+    "control_token": _UNSOUND,
+    "too_short": "Lower min_words.",
+    "too_long": "Raise max_words.",
+    "blocked_word": "Shorten blocked_words.",
+    "write_a_program": _UNSOUND,
+    "leading_punctuation": _UNSOUND,
+    "non_ascii": "Set ascii_only to False.",
+    "too_many_tokens": "Raise vllm_max_model_length if it is set, or lower max_words or max_completion_length.",
+    "too_similar": "Raise instruction_temperature or diversity_threshold, or add seeds.",
+}
+
+FADE = 0.5  # what a batch's counts are worth one batch later
+# Before the first batch: a guess that counts as much as one small batch.
+_GUESS = {"requests": 1.0, "candidates": 8.0, "judged": 8.0, "admitted": 4.0, "answered": 2.0, "in_band": 1.0}
+
+
+@dataclass
+class Funnel:
+    """Counts of one generation batch, from requests to groups in the band.
+
+    Attributes:
+        rounds (`int`): Rounds begun.
+        counts (`Counter`):
+            `requests`, `candidates`, `judged`, `admitted`, `answered` and `in_band` along the funnel; `completions`,
+            `unparsed` and `truncated` among the answers; `instruction_tokens` and `completion_tokens` sampled;
+            `trained_tokens`; `surplus` groups of the batch before among the trained, and `dropped` ones.
+        rejected (`Counter`): Candidates rejected, by reason.
+        pass_rates (`list[float]`): Pass rate of each group voted on.
+        seconds (`Counter`): Seconds by stage.
+        past (`dict[str, float]`): Counts of the batches before, fading: they size the rounds of this one.
+    """
+
+    rounds: int = 0
+    counts: Counter = field(default_factory=Counter)
+    rejected: Counter = field(default_factory=Counter)
+    pass_rates: list[float] = field(default_factory=list)
+    seconds: Counter = field(default_factory=Counter)
+    past: dict[str, float] = field(default_factory=lambda: dict(_GUESS))
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the time that the block takes to `seconds[stage]`."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.seconds[stage] += time.perf_counter() - start
+
+    def reject(self, candidate: Candidate, reason: str) -> None:
+        """Mark a candidate as rejected, for one of [`REASONS`]."""
+        assert reason in REASONS, reason  # else it would be counted and never logged
+        candidate.fate, candidate.reason = "rejected", reason
+        self.rejected[reason] += 1
+
+    def count_replies(self, replies: Sequence[Completion], candidates: Sequence[Candidate]) -> None:
+        """Count replies to requests for instructions, and the candidates in them."""
+        self.counts["requests"] += len(replies)
+        self.counts["candidates"] += len(candidates)
+        self.counts["instruction_tokens"] += sum(len(reply.token_ids) for reply in replies)
+
+    def count_completions(self, groups: Sequence[Sequence[Completion]]) -> None:
+        """Count completions sampled as answers."""
+        completions = [completion for group in groups for completion in group]
+        self.counts["answered"] += len(groups)
+        self.counts["completions"] += len(completions)
+        self.counts["truncated"] += sum(completion.truncated for completion in completions)
+        self.counts["completion_tokens"] += sum(len(completion.token_ids) for completion in completions)
+
+    def count_votes(self, votes: Sequence[Vote]) -> None:
+        """Count groups that were labelled."""
+        self.pass_rates += [vote.pass_rate for vote in votes]
+        self.counts["unparsed"] += sum(answer is None for vote in votes for answer in vote.answers)
+
+    def count_batch(self, batch: Sequence[Group], dropped: int) -> None:
+        """Count what is trained, and the surplus that neither this batch nor the next one needs."""
+        self.counts["surplus"] += sum(group.surplus for group in batch)
+        self.counts["dropped"] += dropped
+        self.counts["trained_tokens"] += sum(len(c.token_ids) for group in batch for c in group.completions)
+
+    def groups_to_answer(self, missing: int) -> int:
+        """Return how many instructions to answer so that `missing` groups may be expected in the band."""
+        wanted = math.ceil(missing / self._ratio("in_band", "answered"))
+        return min(wanted, 8 * missing)  # bounded: a dry start must not ask for everything at once
+
+    def requests(self, candidates: int, fewest: int) -> int:
+        """Return how many requests may be expected to bring `candidates` that are admitted, at least `fewest`."""
+        per_request = self._ratio("candidates", "requests") * self._ratio("admitted", "judged")
+        return min(max(math.ceil(candidates / per_request), fewest), 16 * fewest)  # bounded, likewise
+
+    def faded(self) -> dict[str, float]:
+        """Return the counts that size the next batch's rounds."""
+        return {name: FADE * (count + self.counts[name]) for name, count in self.past.items()}
+
+    def _ratio(self, part: str, whole: str) -> float:
+        return max((self.past[part] + self.counts[part]) / (self.past[whole] + self.counts[whole]), 1e-3)
+
+    def metrics(self) -> dict[str, float]:
+        """Return the log keys of one generation batch."""
+        counts, completions = self.counts, self.counts["completions"]
+        metrics = {
+            "self_instruction/candidates": counts["candidates"],
+            # All reasons each time, since TRL averages a key over the batches that have it.
+            **{f"self_instruction/rejected/{reason}": self.rejected[reason] for reason in REASONS},
+            "self_instruction/admitted": counts["admitted"],
+            "self_instruction/rounds": self.rounds,
+            "self_instruction/tokens": counts["instruction_tokens"],
+            "self_rewarding/tokens": counts["completion_tokens"],
+            "self_rewarding/trained_tokens": counts["trained_tokens"],
+            "self_rewarding/surplus_groups": counts["surplus"],
+            "self_rewarding/dropped_groups": counts["dropped"],
+            **{f"time/{stage}": self.seconds[stage] for stage in ("self_instruction", "sampling", "vote")},
+        }
+        if completions:  # a batch of nothing but surplus has no rates
+            metrics |= {
+                "self_rewarding/pass_rate": sum(self.pass_rates) / len(self.pass_rates),
+                "self_rewarding/in_band_ratio": counts["in_band"] / len(self.pass_rates),
+                "self_rewarding/unparsed_ratio": counts["unparsed"] / completions,
+                "self_rewarding/truncated_ratio": counts["truncated"] / completions,
+            }
+        return {name: float(value) for name, value in metrics.items()}
+
+    def to_dict(self) -> dict:
+        """Return the counts as JSON takes them; seconds are a process's, and begin anew."""
+        return {name: getattr(self, name) for name in ("rounds", "counts", "rejected", "pass_rates")}
+
+    @classmethod
+    def from_dict(cls, values: dict) -> "Funnel":
+        """Return the funnel whose `to_dict` JSON turned into `values`."""
+        return cls(**{name: Counter(value) if isinstance(value, dict) else value for name, value in values.items()})
+
+    def add(self, other: "Funnel") -> None:
+        """Add the counts of another batch, for the totals of a run."""
+        self.rounds += other.rounds
+        self.pass_rates += other.pass_rates
+        for name in ("counts", "rejected", "seconds"):
+            getattr(self, name).update(getattr(other, name))
+
+    def describe(self) -> str:
+        """Return the whole funnel in a few lines."""
+        rejected = ", ".join(f"{count} {reason}" for reason, count in self.rejected.most_common()) or "none"
+        rates = Counter(f"{rate:.2f}" for rate in self.pass_rates)
+        return "\n".join(
+            [
+                f"  rounds {self.rounds}, requests {self.counts['requests']}",
+                f"  candidates {self.counts['candidates']}, rejected: {rejected}",
+                f"  admitted and answered {self.counts['admitted']}, in the band {self.counts['in_band']}",
+                f"  unparsed {self.counts['unparsed']} and truncated {self.counts['truncated']} of "
+                f"{self.counts['completions']} completions",
+                f"  groups by pass rate: {', '.join(f'{rate}: {rates[rate]}' for rate in sorted(rates)) or 'none'}",
+            ]
+        )
+
+    def advice(self, min_pass_rate: float, max_pass_rate: float) -> str:
+        """Return which setting to change, judging by where most was lost."""
+        counts = self.counts
+        too_hard = sum(rate < min_pass_rate for rate in self.pass_rates)
+        too_easy = sum(rate > max_pass_rate for rate in self.pass_rates)
+        if not counts["candidates"]:
+            return "The model wrote no list: use an instruct model, or edit the prompt_template."
+        if counts["admitted"] < counts["judged"] / 4:
+            return REASONS[max(self.rejected, key=self.rejected.get)]
+        if counts["truncated"] > counts["completions"] / 2:
+            return "Raise max_completion_length: truncated completions have no vote."
+        if counts["unparsed"] > counts["completions"] / 2:
+            return "Change the answer_request of the prompt_template: most completions have no readable answer."
+        if too_hard > len(self.pass_rates) / 2:
+            return "Lower min_pass_rate or temperature, or use easier seeds: the model seldom agrees with itself."
+        if too_easy > len(self.pass_rates) / 2:
+            return "Raise max_pass_rate, or use harder seeds: the model nearly always agrees with itself."
+        return "Raise max_rounds: the batch was filling, too slowly."

@@ -1,0 +1,190 @@
+"""The whole loop of SeRL on one page: an iterable of generation batches that the model makes for itself."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+
+from tqdm.auto import tqdm
+
+from ..answers.voting import Vote
+from .carriers import Batch, Candidate, Completion, Group
+from .difficulty import is_in_band
+from .funnel import Funnel
+from .labels import Labels
+from .ledger import Ledger
+from .prompt import answer_prompt, load_template
+from .sampler import Sampler
+from .settings import SelfPlaySettings
+from .sources import Source
+
+
+logger = logging.getLogger(__name__)
+
+Answered = tuple[list[int], list[Completion]]  # the tokens of a prompt, and its completions
+
+
+class SelfPlayLoader:
+    """Iterable of generation batches; every process iterates it in step and gets the same groups.
+
+    Groups beyond what a batch needs are its surplus: the next batch begins with them, and needs no more than a batch.
+
+    Args:
+        settings ([`SelfPlaySettings`]): The run's settings.
+        source ([`Source`]): Where instructions come from: [`SelfInstruction`] or [`SeedPasses`].
+        labels ([`Labels`]): Who labels completions: [`MajorityLabels`] or [`TrueAnswerLabels`].
+        sampler ([`Sampler`]): Where completions come from.
+        ledger ([`Ledger`]): Where every candidate is written down.
+        show_progress (`bool`, *optional*, defaults to `False`): Whether to show a bar over the groups of each batch.
+
+    Raises:
+        RuntimeError: by `next`, if `max_rounds` rounds don't fill a batch; it shows the funnel and what to change.
+    """
+
+    def __init__(
+        self,
+        settings: SelfPlaySettings,
+        source: Source,
+        labels: Labels,
+        sampler: Sampler,
+        ledger: Ledger,
+        show_progress: bool = False,
+    ):
+        self.settings, self.source, self.labels, self.sampler = settings, source, labels, sampler
+        self.ledger, self.show_progress = ledger, show_progress
+        self.template = load_template(settings.prompt_template)
+        self.num_groups = settings.num_groups
+        self.surplus: list[Group] = []
+        self.totals = Funnel()
+        self.past = Funnel().past
+        self.batch_index = 0
+        self.last_trained: list[str] = []  # instructions of the last batch
+        self.last_written: list[Candidate] = []  # of the batch before: its surplus is trained in the next one
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        funnel = Funnel(past=self.past)
+        groups, written = list(self.surplus), []
+        self.source.begin_batch(self.batch_index)
+        with self.progress_bar() as progress:
+            while len(groups) < self.num_groups:
+                self.check_rounds(funnel)
+                progress.update(len(groups) - progress.n)
+                wanted = funnel.groups_to_answer(self.num_groups - len(groups))
+                admitted, fresh = self.source.draw(wanted, funnel)
+                written += fresh
+                if admitted:
+                    answered = self.answer(admitted, funnel)
+                    votes = self.label(admitted, answered, funnel)
+                    groups += self.keep_in_band(admitted, answered, votes, funnel)
+                self.ledger.write(self.batch_index, written)
+            progress.update(self.num_groups - progress.n)
+        return self.hand_over(groups, written, funnel)
+
+    def answer(self, admitted: list[Candidate], funnel: Funnel) -> list[Answered]:
+        """Let the model answer each instruction `num_generations` times; return prompt tokens and completions."""
+        with funnel.timed("sampling"):
+            prompts = [answer_prompt(candidate.instruction, self.template) for candidate in admitted]
+            prompt_ids = self.sampler.tokenize(prompts)
+            groups = self.sampler.sample(prompt_ids, self.settings.num_generations)
+            funnel.count_completions(groups)
+        return list(zip(prompt_ids, groups, strict=True))
+
+    def label(self, admitted: list[Candidate], answered: list[Answered], funnel: Funnel) -> list[Vote]:
+        """Label each group in one process only and share the outcome: time-outs could differ between processes."""
+        with funnel.timed("vote"):
+            own = []
+            for index in range(self.sampler.rank, len(admitted), self.sampler.num_processes):
+                texts = [completion.text for completion in answered[index][1]]
+                truncated = [completion.truncated for completion in answered[index][1]]
+                own.append((index, self.labels.label(admitted[index].instruction, texts, truncated)))
+            votes = [vote for _, vote in sorted(self.sampler.gather(own), key=lambda pair: pair[0])]
+            funnel.count_votes(votes)
+        return votes
+
+    def keep_in_band(
+        self, admitted: list[Candidate], answered: list[Answered], votes: list[Vote], funnel: Funnel
+    ) -> list[Group]:
+        """Return the groups whose difficulty is right, and note what each candidate's completions answered."""
+        groups = []
+        for candidate, (prompt_ids, completions), vote in zip(admitted, answered, votes, strict=True):
+            candidate.answers, candidate.rewards = list(vote.answers), list(vote.rewards)
+            candidate.pseudo_label, candidate.pass_rate = vote.pseudo_label, vote.pass_rate
+            if vote.pseudo_label is None:
+                candidate.fate = "no_pseudo_label"
+            elif not is_in_band(vote, self.settings.min_pass_rate, self.settings.max_pass_rate):
+                candidate.fate = "out_of_band"
+            elif not all(completion.token_ids for completion in completions):
+                candidate.fate = "empty_completion"  # TRL reads each completion's last token
+            else:
+                prompt = answer_prompt(candidate.instruction, self.template)
+                groups.append(
+                    Group(candidate.id, candidate.instruction, prompt, tuple(prompt_ids), tuple(completions), vote)
+                )
+        funnel.counts["in_band"] += len(groups)
+        return groups
+
+    def hand_over(self, groups: list[Group], written: list[Candidate], funnel: Funnel) -> Batch:
+        """Return the batch; put surplus by, settle fates in the ledger, and keep what is trained for few-shot."""
+        batch, rest = groups[: self.num_groups], groups[self.num_groups :]
+        fates = {group.candidate_id: "trained" for group in batch} | {group.candidate_id: "surplus" for group in rest}
+        for candidate in self.last_written + written:
+            candidate.fate = fates.get(candidate.id, candidate.fate)
+            if fates.get(candidate.id) == "trained":
+                candidate.trained_step = self.sampler.step
+        if self.surplus:
+            self.ledger.write(self.batch_index - 1, self.last_written)
+        self.ledger.write(self.batch_index, written)
+        funnel.count_batch(batch, dropped=len(rest[self.num_groups :]))
+        with funnel.timed("sampling"):
+            kept = self.sampler.with_logprobs(rest[: self.num_groups])
+        self.surplus = [replace(group, surplus=True) for group in kept]
+        self.last_trained = [group.instruction for group in batch]
+        self.source.keep(self.last_trained)
+        self.last_written = written
+        self.batch_index += 1
+        self.past = funnel.faded()
+        self.totals.add(funnel)
+        return Batch(batch, funnel.metrics() | self.source.metrics())
+
+    def check_rounds(self, funnel: Funnel) -> None:
+        """Begin a round, unless too many have passed without filling the batch."""
+        settings = self.settings
+        if funnel.rounds == settings.max_rounds:
+            raise RuntimeError(
+                f"{funnel.rounds} rounds of self-instruction (max_rounds) did not fill generation batch "
+                f"{self.batch_index} of {self.num_groups} groups:\n{funnel.describe()}\n"
+                f"{funnel.advice(settings.min_pass_rate, settings.max_pass_rate)}"
+            )
+        funnel.rounds += 1
+
+    def progress_bar(self) -> tqdm:
+        """Return a bar over the groups of this batch, on the first process."""
+        hidden = not self.show_progress or self.sampler.rank != 0
+        name = f"Self-play, generation batch {self.batch_index + 1}"
+        return tqdm(total=self.num_groups, desc=name, unit="group", leave=False, disable=hidden)
+
+    def state_dict(self) -> dict:
+        """Return all that the next batches depend on, as JSON takes it."""
+        return {
+            "batch_index": self.batch_index,
+            "source": self.source.state_dict(),
+            "surplus": [group.to_dict() for group in self.surplus],
+            "past": self.past,
+            "totals": self.totals.to_dict(),
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on after `state`: the next batch is the one that would have come, and the ledger ends before it."""
+        self.batch_index, self.past = state["batch_index"], state["past"]
+        self.source.load_state_dict(state["source"])
+        groups = [Group.from_dict(group) for group in state["surplus"]]
+        self.surplus = [group for group in groups if len(group.completions) == self.settings.num_generations]
+        if len(self.surplus) < len(groups):
+            logger.warning(
+                f"{len(groups)} surplus groups are dropped: they have {len(groups[0].completions)} completions, and "
+                f"num_generations is {self.settings.num_generations}."
+            )
+        self.totals = Funnel.from_dict(state["totals"])
+        self.last_written = self.ledger.resume(self.batch_index)

@@ -1,0 +1,62 @@
+"""Prompts: the few-shot request for new instructions, and an instruction to be answered."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from importlib.resources import files
+from pathlib import Path
+
+import yaml
+
+from .carriers import Message
+
+
+@dataclass(frozen=True)
+class PromptTemplate:
+    """The prompts of one domain; the file `templates/math.yaml` explains each field."""
+
+    system: str
+    user: str
+    answer_request: str
+
+
+def load_template(name_or_path: str) -> PromptTemplate:
+    """Read a template shipped with the package (`"math"`) or a YAML file of one's own.
+
+    Raises:
+        ValueError: if there is no such template, it is no YAML, or it has other fields.
+    """
+    shipped = files("serl_trl").joinpath("templates", f"{name_or_path}.yaml")
+    source = shipped if shipped.is_file() else Path(name_or_path)
+    if not source.is_file():
+        raise ValueError(
+            f"prompt_template {name_or_path!r} is neither a template of serl_trl nor a file. Set it to 'math' or to "
+            "the path of a YAML file."
+        )
+    try:
+        content = yaml.safe_load(source.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"prompt_template {name_or_path!r} is no YAML: {error}. Correct it.") from error
+    names = [field.name for field in fields(PromptTemplate)]
+    if not isinstance(content, dict) or sorted(content) != sorted(names):
+        raise ValueError(f"prompt_template {name_or_path!r} must hold exactly the keys {', '.join(names)}.")
+    return PromptTemplate(**{name: content[name] or "" for name in names})
+
+
+def few_shot_prompt(examples: Sequence[str], template: PromptTemplate) -> list[Message]:
+    """Return a conversation whose last turn, the model's own, is a list of `examples` that ends in the next number.
+
+    A model that finds itself in the middle of a list goes on with it; asked to continue the user's list, a small one
+    answers its questions instead (docs/runs.md).
+    """
+    lines = [f"{number}. {example}" for number, example in enumerate(examples, start=1)]
+    messages = [
+        {"role": "user", "content": template.user},
+        {"role": "assistant", "content": "\n".join([*lines, f"{len(examples) + 1}."])},
+    ]
+    return [{"role": "system", "content": template.system}, *messages] if template.system else messages
+
+
+def answer_prompt(instruction: str, template: PromptTemplate) -> list[Message]:
+    """Return the conversation that asks to answer `instruction`, in training and evaluation alike."""
+    content = f"{instruction}\n{template.answer_request}" if template.answer_request else instruction
+    return [{"role": "user", "content": content}]

@@ -1,0 +1,72 @@
+"""Where completions come from: what the loop needs of an engine, and one that answers from a script."""
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+from zlib import crc32
+
+from .carriers import Completion, Group, Message, SamplingSettings
+
+
+class Sampler(Protocol):
+    """What the loop needs of an engine; every process calls each method with the same arguments.
+
+    Attributes:
+        step (`int`): Optimizer steps that the sampling weights have seen.
+        rank (`int`): This process, from 0.
+        num_processes (`int`): All of them.
+    """
+
+    step: int
+    rank: int
+    num_processes: int
+
+    def tokenize(self, prompts: Sequence[list[Message]]) -> list[list[int]]:
+        """Return the tokens of each conversation, up to where the model goes on."""
+
+    def sample(
+        self, prompt_ids: Sequence[list[int]], num_completions: int, settings: SamplingSettings | None = None
+    ) -> list[list[Completion]]:
+        """Return `num_completions` completions of each prompt, sampled as in training unless `settings` are given."""
+
+    def with_logprobs(self, groups: list[Group]) -> list[Group]:
+        """Return the groups with log-probabilities under the present weights where the engine gave none."""
+
+    def gather(self, objects: list) -> list:
+        """Return the objects of all processes, in rank order."""
+
+
+class ScriptedSampler:
+    """A [`Sampler`] that answers from a function, for tests and dry runs.
+
+    Args:
+        reply (`Callable`): From the conversation and the completion's number in its group to the completion's text.
+        max_words (`int`): Longer completions are cut there and count as truncated.
+    """
+
+    def __init__(self, reply: Callable[[list[Message], int], str], max_words: int = 1000):
+        self.reply, self.max_words = reply, max_words
+        self.step, self.rank, self.num_processes = 0, 0, 1
+        self.calls: list[tuple[int, int]] = []  # (prompts, completions of each) of every call
+        self._prompts: dict[int, list[Message]] = {}
+
+    def tokenize(self, prompts: Sequence[list[Message]]) -> list[list[int]]:
+        texts = [" ".join(message["content"] for message in prompt) for prompt in prompts]
+        self._prompts |= {crc32(text.encode()): prompt for text, prompt in zip(texts, prompts, strict=True)}
+        return [[crc32(text.encode())] * len(text.split()) for text in texts]  # as many tokens as words, all the same
+
+    def sample(
+        self, prompt_ids: Sequence[list[int]], num_completions: int, settings: SamplingSettings | None = None
+    ) -> list[list[Completion]]:
+        self.calls.append((len(prompt_ids), num_completions))
+        prompts = [self._prompts[ids[0]] for ids in prompt_ids]
+        return [[self._complete(self.reply(prompt, n)) for n in range(num_completions)] for prompt in prompts]
+
+    def with_logprobs(self, groups: list[Group]) -> list[Group]:
+        return groups
+
+    def gather(self, objects: list) -> list:
+        return objects
+
+    def _complete(self, text: str) -> Completion:
+        words = len(text.split())
+        return Completion(text, tuple(range(min(words, self.max_words))), truncated=words > self.max_words)

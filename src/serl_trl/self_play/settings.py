@@ -1,0 +1,147 @@
+"""The settings of the loop: of self-instruction, self-rewarding and the filters."""
+
+from dataclasses import dataclass, field
+
+from ..answers.reading import PARSERS
+from .difficulty import reachable_pass_rates
+from .quality import BLOCKED_WORDS
+
+
+INSTRUCTIONS_PER_STEP = 16  # SeRL, its published scripts
+
+
+def check_choices(settings, choices: dict[str, tuple[str, ...]]) -> None:
+    """Raise `ValueError` for the first setting that is none of its values."""
+    for name, values in choices.items():
+        if getattr(settings, name) not in values:
+            raise ValueError(f"{name} is {getattr(settings, name)!r}. Set it to one of {', '.join(values)}.")
+
+
+def check_bounds(settings, bounds: dict[str, tuple[float, float]]) -> None:
+    """Raise `ValueError` for the first setting outside of its bounds, both inclusive; `None` is unset."""
+    for name, (lowest, highest) in bounds.items():
+        value = getattr(settings, name)
+        if value is not None and not lowest <= value <= highest:
+            raise ValueError(f"{name} is {value}. Set it within [{lowest}, {highest}].")
+
+
+def check_whole_groups(generation_batch_size: int, num_generations: int) -> None:
+    """Raise `ValueError` if a generation batch is not made of whole groups."""
+    if generation_batch_size % num_generations:
+        raise ValueError(
+            f"generation_batch_size is {generation_batch_size}, which num_generations ({num_generations}) doesn't "
+            "divide. Set it to a multiple: each group is trained whole."
+        )
+
+
+@dataclass
+class SelfPlaySettings:
+    """What [`SelfPlayLoader`] needs to know; [`SeRLConfig`] has the same settings beside those of the trainer.
+
+    Raises:
+        ValueError: with the setting, its value and what to set instead.
+    """
+
+    seed: int = field(default=42, metadata={"help": "Random seed of the run."})
+    num_generations: int | None = field(default=16, metadata={"help": "Completions sampled for each instruction."})
+    generation_batch_size: int | None = field(
+        default=None,
+        metadata={"help": f"Completions of a generation batch. If unset, {INSTRUCTIONS_PER_STEP} groups."},
+    )
+    max_completion_length: int | None = field(default=1024, metadata={"help": "Longest completion, in tokens."})
+    answer_format: str = field(
+        default="math",
+        metadata={"help": "How answers are read: 'math' for numbers and formulas, 'choice' for a letter from A to J."},
+    )
+    prompt_template: str | None = field(
+        default=None,
+        metadata={
+            "help": "Name of a shipped template, or path of a YAML file like it. If unset, that of answer_format."
+        },
+    )
+
+    # Self-instruction
+    num_few_shot_examples: int = field(
+        default=8, metadata={"help": "Few-shot examples in each request for new instructions."}
+    )
+    max_kept_examples: int = field(
+        default=2, metadata={"help": "Most few-shot examples taken from the kept pool; the rest are seeds."}
+    )
+    max_kept_instructions: int = field(
+        default=2000, metadata={"help": "Size of the kept pool: the latest instructions trained on."}
+    )
+    instruction_requests: int = field(
+        default=4, metadata={"help": "Fewest requests for new instructions in a round; more as the yield demands."}
+    )
+    instruction_temperature: float = field(default=0.8, metadata={"help": "Temperature of self-instruction, > 0."})
+    instruction_top_p: float = field(default=0.95, metadata={"help": "Nucleus mass of self-instruction, in (0, 1]."})
+    instruction_presence_penalty: float = field(
+        default=2.0, metadata={"help": "Presence penalty of self-instruction, in [-2, 2]."}
+    )
+    max_instruction_length: int = field(
+        default=1024, metadata={"help": "Longest reply to a request for new instructions, in tokens."}
+    )
+    min_words: int = field(default=4, metadata={"help": "Fewest words of an instruction."})
+    max_words: int = field(default=150, metadata={"help": "Most words of an instruction."})
+    blocked_words: list[str] = field(
+        default_factory=lambda: list(BLOCKED_WORDS), metadata={"help": "Whole words that reject an instruction."}
+    )
+    ascii_only: bool = field(
+        default=True, metadata={"help": "Whether an instruction must start with an ASCII character."}
+    )
+    diversity_threshold: float = field(
+        default=0.7, metadata={"help": "Highest ROUGE-L F1 with an earlier instruction, in [0, 1]; 1 lets all pass."}
+    )
+
+    # Self-rewarding
+    min_pass_rate: float = field(
+        default=0.2, metadata={"help": "Lowest share of a group that gives the majority answer, inclusive."}
+    )
+    max_pass_rate: float = field(
+        default=0.8, metadata={"help": "Highest share of a group that gives the majority answer, inclusive."}
+    )
+    max_rounds: int = field(
+        default=16, metadata={"help": "Most rounds of self-instruction for a generation batch; then an error."}
+    )
+
+    def __post_init__(self):
+        check_choices(self, {"answer_format": tuple(PARSERS)})
+        if self.generation_batch_size is None:
+            self.generation_batch_size = INSTRUCTIONS_PER_STEP * self.num_generations
+        check_whole_groups(self.generation_batch_size, self.num_generations)
+        if self.prompt_template is None:
+            self.prompt_template = self.answer_format
+        if not 0.0 <= self.min_pass_rate < self.max_pass_rate <= 1.0:
+            raise ValueError(
+                f"min_pass_rate and max_pass_rate are {self.min_pass_rate} and {self.max_pass_rate}. Set them so that "
+                "0 <= min_pass_rate < max_pass_rate <= 1, e.g. to 0.2 and 0.8."
+            )
+        if not reachable_pass_rates(self.num_generations, self.min_pass_rate, self.max_pass_rate):
+            rates = ", ".join(f"{rate:.3g}" for rate in reachable_pass_rates(self.num_generations, 0.0, 1.0))
+            raise ValueError(
+                f"No vote of num_generations={self.num_generations} completions has a pass rate in "
+                f"[{self.min_pass_rate}, {self.max_pass_rate}]: they can be {rates}. Raise num_generations or widen "
+                "the bounds."
+            )
+        if not 0 <= self.max_kept_examples <= self.num_few_shot_examples or self.num_few_shot_examples < 1:
+            raise ValueError(
+                f"max_kept_examples is {self.max_kept_examples} with num_few_shot_examples="
+                f"{self.num_few_shot_examples}. Set 0 <= max_kept_examples <= num_few_shot_examples, e.g. 2 and 8."
+            )
+        bounds = {
+            "diversity_threshold": (0.0, 1.0),
+            "instruction_top_p": (1e-6, 1.0),
+            "instruction_temperature": (1e-6, float("inf")),
+            "instruction_presence_penalty": (-2.0, 2.0),
+            "instruction_requests": (1, float("inf")),
+            "max_instruction_length": (1, float("inf")),
+            "max_kept_instructions": (0, float("inf")),
+            "max_rounds": (1, float("inf")),
+            "min_words": (1, self.max_words),
+        }
+        check_bounds(self, bounds)
+
+    @property
+    def num_groups(self) -> int:
+        """Groups of a generation batch."""
+        return self.generation_batch_size // self.num_generations

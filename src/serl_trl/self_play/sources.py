@@ -1,0 +1,221 @@
+"""Where instructions come from: the model writes them after few-shot draws, or the seeds are taken one after another."""
+
+import random
+from collections import deque
+from collections.abc import Sequence
+from typing import Protocol
+
+from .carriers import Candidate, SamplingSettings
+from .diversity import DiversityFilter
+from .funnel import Funnel
+from .parsing import parse_instructions, squeeze
+from .pool import InstructionPool
+from .prompt import answer_prompt, few_shot_prompt, load_template
+from .quality import rejection_reason
+from .sampler import Sampler
+from .settings import SelfPlaySettings
+
+
+class Source(Protocol):
+    """What the loop asks for instructions to answer.
+
+    Attributes:
+        seeds (`Sequence[str]`): The user's instructions.
+    """
+
+    seeds: Sequence[str]
+
+    def begin_batch(self, batch_index: int) -> None:
+        """Begin a generation batch, the `batch_index`-th from 0."""
+
+    def draw(self, wanted: int, funnel: Funnel) -> tuple[list[Candidate], list[Candidate]]:
+        """Return at most `wanted` candidates to answer, and all that were written for it; count both."""
+
+    def keep(self, instructions: Sequence[str]) -> None:
+        """Take note of the instructions that were handed to the trainer."""
+
+    def metrics(self) -> dict[str, float]:
+        """Return what is logged of the source, by the glossary's log keys."""
+
+    def state_dict(self) -> dict:
+        """Return all that later draws depend on, as JSON takes it."""
+
+    def load_state_dict(self, state: dict) -> None:
+        """Go on after `state`."""
+
+
+class SelfInstruction:
+    """The model lists new instructions after few-shot examples; unsound and similar ones are rejected (SeRL).
+
+    Args:
+        settings ([`SelfPlaySettings`]): The run's settings.
+        seeds (`Sequence[str]`): The user's instructions, at least `num_few_shot_examples`.
+        sampler ([`Sampler`]): Where replies come from.
+        max_tokens (`int`): Context length of the model, in tokens; an instruction that doesn't fit is rejected.
+        control_tokens (`Sequence[str]`, *optional*): An instruction with one of them would break the chat template.
+    """
+
+    def __init__(
+        self,
+        settings: SelfPlaySettings,
+        seeds: Sequence[str],
+        sampler: Sampler,
+        max_tokens: int,
+        control_tokens: Sequence[str] = (),
+    ):
+        self.settings, self.sampler, self.max_tokens = settings, sampler, max_tokens
+        self.control_tokens = control_tokens
+        self.template = load_template(settings.prompt_template)
+        self.pool = InstructionPool([squeeze(seed) for seed in seeds], settings.max_kept_instructions)
+        self.filter = DiversityFilter(self.pool.seeds, settings.diversity_threshold)
+        self.next_id = 0
+        self.begin_batch(0)
+
+    @property
+    def seeds(self) -> Sequence[str]:
+        return self.pool.seeds
+
+    def begin_batch(self, batch_index: int) -> None:
+        self.rng = random.Random(f"{self.settings.seed}/1/{batch_index}")  # the 1: as in the runs of docs/runs.md
+        self.waiting: deque[Candidate] = deque()  # written for this batch and not judged yet
+
+    def draw(self, wanted: int, funnel: Funnel) -> tuple[list[Candidate], list[Candidate]]:
+        written = []
+        with funnel.timed("self_instruction"):
+            if len(self.waiting) < wanted:
+                written = self.write_candidates(wanted - len(self.waiting), funnel)
+                self.waiting += written
+            return self.admit(wanted, funnel), written
+
+    def write_candidates(self, wanted: int, funnel: Funnel) -> list[Candidate]:
+        """Ask the model for new instructions after few-shot examples; return those that its replies list."""
+        settings, candidates = self.settings, []
+        requests = funnel.requests(wanted, settings.instruction_requests)
+        draws = [self.draw_examples() for _ in range(requests)]
+        prompt_ids = self.sampler.tokenize([few_shot_prompt(examples, self.template) for examples in draws])
+        sampling = SamplingSettings(
+            settings.instruction_temperature,
+            settings.instruction_top_p,
+            settings.instruction_presence_penalty,
+            settings.max_instruction_length,
+        )
+        replies = [reply for (reply,) in self.sampler.sample(prompt_ids, 1, sampling)]
+        for examples, reply in zip(draws, replies, strict=True):
+            texts = parse_instructions(reply.text)
+            for text in texts:
+                candidates.append(Candidate(self.next_id, self.sampler.step, funnel.rounds, text, examples))
+                self.next_id += 1
+            if texts and reply.truncated:
+                funnel.reject(candidates[-1], "cut_off")
+        funnel.count_replies(replies, candidates)
+        return candidates
+
+    def draw_examples(self) -> list[str]:
+        """Draw few-shot examples, without the longest ones if the prompt would not fit."""
+        settings = self.settings
+        examples = self.pool.few_shot_examples(self.rng, settings.num_few_shot_examples, settings.max_kept_examples)
+        while not self.fits(few_shot_prompt(examples, self.template), settings.max_instruction_length):
+            examples.remove(max(examples, key=len))
+        return examples
+
+    def fits(self, prompt: list, max_new_tokens: int) -> bool:
+        """Return whether the model's context holds the prompt and that many tokens after it."""
+        return len(self.sampler.tokenize([prompt])[0]) + max_new_tokens <= self.max_tokens
+
+    def admit(self, wanted: int, funnel: Funnel) -> list[Candidate]:
+        """Judge the waiting candidates by quality, then diversity, until `wanted` are admitted; return these."""
+        admitted: list[Candidate] = []
+        while self.waiting and len(admitted) < wanted:
+            candidate = self.waiting.popleft()
+            funnel.counts["judged"] += 1
+            if candidate.fate == "rejected":
+                continue
+            if reason := self.unsound(candidate.instruction) or self.too_similar(candidate):
+                funnel.reject(candidate, reason)
+                continue
+            candidate.fate = "admitted"
+            self.filter.add([candidate.instruction])
+            admitted.append(candidate)
+        funnel.counts["admitted"] += len(admitted)
+        return admitted
+
+    def unsound(self, instruction: str) -> str | None:
+        """Return why an instruction is rejected by itself, or `None`."""
+        settings = self.settings
+        if any(token in instruction for token in self.control_tokens):
+            return "control_token"
+        reason = rejection_reason(
+            instruction,
+            min_words=settings.min_words,
+            max_words=settings.max_words,
+            blocked_words=settings.blocked_words,
+            ascii_only=settings.ascii_only,
+        )
+        if reason is None and not self.fits(answer_prompt(instruction, self.template), settings.max_completion_length):
+            reason = "too_many_tokens"
+        return reason
+
+    def too_similar(self, candidate: Candidate) -> str | None:
+        """Return `"too_similar"` if an earlier instruction is, else `None`; note the nearest one."""
+        candidate.nearest, candidate.rouge_l = self.filter.nearest(candidate.instruction)
+        return None if self.filter.is_different(candidate.instruction, candidate.rouge_l) else "too_similar"
+
+    def keep(self, instructions: Sequence[str]) -> None:
+        self.pool.keep(instructions)
+
+    def metrics(self) -> dict[str, float]:
+        return self.pool.metrics()
+
+    def state_dict(self) -> dict:
+        return {
+            "next_id": self.next_id,
+            "kept": list(self.pool.kept),
+            "admitted": self.filter.texts[len(self.pool.seeds) :],
+        }
+
+    def load_state_dict(self, state: dict) -> None:
+        self.next_id = state["next_id"]
+        self.pool.kept.clear()
+        self.pool.keep(state["kept"])
+        self.filter = DiversityFilter(self.pool.seeds + state["admitted"], self.settings.diversity_threshold)
+
+
+class SeedPasses:
+    """The seeds as they are, each pass over them in another order: the loop without self-instruction.
+
+    Args:
+        settings ([`SelfPlaySettings`]): The run's settings.
+        seeds (`Sequence[str]`): The user's instructions.
+        sampler ([`Sampler`]): Where they are answered.
+    """
+
+    def __init__(self, settings: SelfPlaySettings, seeds: Sequence[str], sampler: Sampler):
+        self.seed, self.seeds, self.sampler = settings.seed, list(seeds), sampler
+        self.next_id = 0
+
+    def begin_batch(self, batch_index: int) -> None:
+        pass
+
+    def draw(self, wanted: int, funnel: Funnel) -> tuple[list[Candidate], list[Candidate]]:
+        drawn = []
+        for _ in range(wanted):
+            epoch, place = divmod(self.next_id, len(self.seeds))
+            if not drawn or place == 0:
+                order = random.Random(f"{self.seed}/1/{epoch}").sample(self.seeds, len(self.seeds))
+            drawn.append(Candidate(self.next_id, self.sampler.step, funnel.rounds, order[place], [], fate="admitted"))
+            self.next_id += 1
+        for stage in ("candidates", "judged", "admitted"):
+            funnel.counts[stage] += wanted
+        return drawn, drawn
+
+    def keep(self, instructions: Sequence[str]) -> None:
+        pass
+
+    def metrics(self) -> dict[str, float]:
+        return {"pool/seeds": float(len(self.seeds))}
+
+    def state_dict(self) -> dict:
+        return {"next_id": self.next_id}
+
+    def load_state_dict(self, state: dict) -> None:
+        self.next_id = state["next_id"]

@@ -1,1 +1,0 @@
-"""Self-rewarding: from completions to answers, votes and a difficulty."""

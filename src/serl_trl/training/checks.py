@@ -1,0 +1,149 @@
+"""What can be found wrong before any model is loaded."""
+
+import logging
+import os
+
+from accelerate import ParallelismConfig
+from accelerate.utils import DistributedType
+from jinja2 import TemplateError
+from transformers import PretrainedConfig, PreTrainedTokenizerBase
+
+from ..answers.reading import parse_true_answer
+from ..engine.adapters import add_empty_adapter, check_adapter, empty_model
+from ..engine.models import control_tokens, is_fsdp, is_sharded, tokenize_prompts
+from ..seeds import Seeds
+from ..self_play.prompt import answer_prompt, few_shot_prompt, load_template
+from ..serl_config import SeRLConfig
+
+
+logger = logging.getLogger(__name__)
+
+
+def check_parallelism(model, peft_config, args: SeRLConfig) -> None:
+    """Raise `ValueError` for ways to spread a model over processes that would silently train something else."""
+    parallelism = args.parallelism_config
+    if parallelism is None and os.environ.get("ACCELERATE_USE_PARALLELISM_CONFIG", "false") == "true":
+        parallelism = ParallelismConfig()  # from what `accelerate launch` sets
+    sizes = {name: getattr(parallelism, name, 1) for name in ("tp_size", "cp_size", "sp_size")}
+    if (args.model_init_kwargs or {}).get("tp_plan") or (getattr(model, "tp_size", None) or 1) > 1:
+        sizes["tp_size"] = getattr(model, "tp_size", None) or args.world_size
+    for name, size in sizes.items():
+        if size > 1:
+            raise ValueError(
+                f"{name} is {size}: such processes compute on the same rows together, and self-play gives each process "
+                "rows of its own. Set it to 1 and shard with FSDP2 or ZeRO-3; vllm_tensor_parallel_size can be larger."
+            )
+    if not is_fsdp(args):
+        return
+    if args.distributed_state.distributed_type == DistributedType.MULTI_CPU:
+        raise ValueError(
+            "FSDP is set, and accelerate passes it over on the CPU, silently. Use accelerate_configs/multi_gpu.yaml, "
+            "which trains with DDP there."
+        )
+    has_adapter = peft_config is not None or hasattr(model, "peft_config")
+    version = int((args.fsdp_plugin_args or {}).get("fsdp_version") or os.environ.get("FSDP_VERSION", 1))
+    on_first_process = os.environ.get("FSDP_CPU_RAM_EFFICIENT_LOADING", "false").lower() == "true"
+    if version == 2 and on_first_process and args.beta != 0.0 and not has_adapter:
+        raise ValueError(
+            "fsdp_cpu_ram_efficient_loading is true: the first process alone reads the weights, and TRL shards the "
+            f"reference model (beta is {args.beta}) without handing them on. Set fsdp_cpu_ram_efficient_loading to "
+            "false, or beta to 0."
+        )
+
+
+def check_weights(model, config: PretrainedConfig, quantization_config, peft_config, args: SeRLConfig) -> None:
+    """Raise `ValueError` for weights that can't be sent to vLLM unharmed: packed ones, and some adapters'."""
+    if not args.use_vllm:
+        return
+    kwargs = args.model_init_kwargs or {}
+    if quantization_config or kwargs.get("quantization_config") or getattr(config, "quantization_config", None):
+        raise ValueError(
+            "The model is quantized, and its packed weights can't be sent to vLLM (TRL#4973). Set use_vllm to False "
+            "for transformers generation, or load the model without quantization."
+        )
+    if peft_config is None and not hasattr(model, "peft_config"):
+        return
+    dtype = str(kwargs.get("dtype") or "float32") if isinstance(model, str) else str(model.dtype)
+    if is_sharded(args) and dtype.removeprefix("torch.") != "float32":
+        # Where the weights are sharded, TRL's merge into the base itself is left as it is (see `merged_parameters`).
+        raise ValueError(
+            f"The base model of the adapter is loaded in {dtype} and sharded, and merging for vLLM would wear it off. "
+            "Set dtype to float32 (bf16=True still computes in bfloat16), or use DDP or ZeRO-2."
+        )
+    if peft_config is not None:
+        model = add_empty_adapter(empty_model(config, args.trust_remote_code), peft_config)
+    check_adapter(model)
+
+
+def check_chat_template(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    """Raise `ValueError` if the tokenizer can't format a conversation."""
+    if not tokenizer.chat_template:
+        raise ValueError(
+            f"The tokenizer of {name} has no chat template. Use an instruct model, or set tokenizer.chat_template."
+        )
+
+
+def usable_seeds(seeds: Seeds, tokenizer: PreTrainedTokenizerBase, max_tokens: int, args: SeRLConfig) -> Seeds:
+    """Return the seeds without those that hold a control token, which would end the turn that it stands in.
+
+    Raises:
+        ValueError:
+            If there are too few, if the longest leave too little room in a context of `max_tokens`, if the labels are
+            true answers and a seed has none that can be read, or if the tokenizer can't format a conversation.
+    """
+    check_chat_template(tokenizer, tokenizer.name_or_path)
+    tokens = control_tokens(tokenizer)
+    clean = [index for index, text in enumerate(seeds.instructions) if not any(token in text for token in tokens)]
+    if len(clean) < len(seeds.instructions):
+        left_out = len(seeds.instructions) - len(clean)
+        logger.warning(f"{left_out} of {len(seeds.instructions)} seeds left out: they hold a control token.")
+    if not clean:
+        raise ValueError("All seeds hold a control token of the model. Remove these tokens from them.")
+    if args.label_source == "true_answer":
+        _check_true_answers(seeds, args.answer_format)
+    instructions, answers = ([column[index] for index in clean] for column in (seeds.instructions, seeds.answers))
+    _check_room(instructions, tokenizer, max_tokens, args)
+    return Seeds(instructions, answers, seeds.name)
+
+
+def _check_true_answers(seeds: Seeds, answer_format: str) -> None:
+    """Raise `ValueError` if a seed has no true answer, or one that cannot be read."""
+    for seed, answer in seeds.true_answers.items():
+        if answer is None:
+            raise ValueError(
+                f"label_source is 'true_answer', and the seed {seed!r} has none. Give each row one, in a column "
+                "`answer`, or set label_source to 'majority_vote'."
+            )
+        try:
+            parse_true_answer(answer, answer_format)
+        except ValueError as error:
+            raise ValueError(f"The seed {seed!r}: {error}") from error
+
+
+def _check_room(seeds: list[str], tokenizer: PreTrainedTokenizerBase, max_tokens: int, args: SeRLConfig) -> None:
+    """Raise `ValueError` if there are too few seeds, or the longest leave too little room in the context."""
+    if args.instruction_source == "self_instruction" and len(seeds) < args.num_few_shot_examples:
+        raise ValueError(
+            f"There are {len(seeds)} seeds for num_few_shot_examples={args.num_few_shot_examples}. Add seeds, or set "
+            f"num_few_shot_examples to at most {len(seeds)} (and max_kept_examples to no more)."
+        )
+    template = load_template(args.prompt_template)
+    tokens = dict(zip(seeds, tokenizer(seeds)["input_ids"], strict=True))
+    longest = sorted(seeds, key=lambda seed: len(tokens[seed]), reverse=True)[: args.num_few_shot_examples]
+    needs = {"max_completion_length": (answer_prompt(longest[0], template), args.max_completion_length)}
+    if args.instruction_source == "self_instruction":
+        needs["max_instruction_length"] = (few_shot_prompt(longest, template), args.max_instruction_length)
+    for name, (prompt, new_tokens) in needs.items():
+        try:
+            prompt_tokens = len(tokenize_prompts(tokenizer, [prompt], **(args.chat_template_kwargs or {}))[0])
+        except TemplateError as error:
+            raise ValueError(
+                f"The model's chat template refuses the prompt ({error}). For a model without a system role, set "
+                "prompt_template to a file whose `system` is empty."
+            ) from error
+        if prompt_tokens + new_tokens > max_tokens:
+            raise ValueError(
+                f"{name} is {new_tokens}, and the longest prompt has {prompt_tokens} tokens: together more than the "
+                f"context of {max_tokens}. Set {name} to at most {max(max_tokens - prompt_tokens, 1)}, raise "
+                "vllm_max_model_length if it is set, or shorten the seeds."
+            )

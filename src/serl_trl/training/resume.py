@@ -1,0 +1,152 @@
+"""Where a run goes on, and what a checkpoint holds beyond what Trainer saves, so that it goes on as if never interrupted."""
+
+import json
+import logging
+import os
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from transformers import TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
+
+from ..atomic_write import atomic_write
+from ..self_play.ledger import LEDGER_FOLDER
+from ..serl_config import SeRLConfig
+from .schedule import is_over
+
+
+logger = logging.getLogger(__name__)
+
+STATE_FILE = "serl_state.json"
+
+
+def save_loader_state(checkpoint: str | os.PathLike, state: dict) -> None:
+    """Write the loader's state, equal on all processes, as JSON; the file appears whole or not at all."""
+    with atomic_write(Path(checkpoint) / STATE_FILE) as path:
+        path.write_text(json.dumps(state), encoding="utf-8")
+
+
+def load_loader_state(checkpoint: str | os.PathLike) -> dict:
+    """Return the loader's state as saved by [`save_loader_state`]."""
+    return json.loads((Path(checkpoint) / STATE_FILE).read_text(encoding="utf-8"))
+
+
+def save_rollouts(
+    checkpoint: str | os.PathLike,
+    rank: int,
+    micro_step: int,
+    schedule: dict[str, int],
+    slices: list[dict[str, torch.Tensor | None]] | None,
+) -> None:
+    """Write one process's place in the generation cycle and the rollouts it has not finished training on.
+
+    Args:
+        checkpoint (`str`): The checkpoint's folder.
+        rank (`int`): The process.
+        micro_step (`int`): Batches trained so far, TRL's `_step`.
+        schedule (`dict[str, int]`): The sizes that the slices depend on.
+        slices (`list[dict[str, Tensor]]`, *optional*): TRL's `_buffered_inputs`; `None` at the end of a cycle.
+    """
+    tensors = {
+        f"{index}/{name}": tensor.contiguous().clone()  # cloned: slices share storage, which safetensors refuses
+        for index, inputs in enumerate(slices or [])
+        for name, tensor in inputs.items()
+        if tensor is not None
+    }
+    metadata = {"micro_step": str(micro_step), "slices": str(len(slices or [])), "schedule": json.dumps(schedule)}
+    with atomic_write(_rollouts_path(checkpoint, rank)) as path:
+        save_file(tensors, path, metadata=metadata)
+
+
+def load_rollouts(
+    checkpoint: str | os.PathLike, rank: int, schedule: dict[str, int], device: torch.device
+) -> tuple[int, list[dict[str, torch.Tensor]] | None] | None:
+    """Return `micro_step` and `slices` as saved by [`save_rollouts`].
+
+    `None`, with a warning, if they are missing, or would not fit because the schedule or the number of processes has
+    changed: then the run starts a new cycle.
+    """
+    path = _rollouts_path(checkpoint, rank)
+    if not path.exists():
+        logger.warning(f"{path} is missing: the rollouts it held are lost, and new ones are sampled.")
+        return None
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata()
+        if json.loads(metadata["schedule"]) != schedule:
+            logger.warning(
+                f"{path} was saved with {metadata['schedule']} and the run goes on with {json.dumps(schedule)}: its "
+                "rollouts are dropped, and new ones are sampled."
+            )
+            return None
+        slices = [{} for _ in range(int(metadata["slices"]))]
+        for key in file.keys():
+            index, name = key.split("/", 1)
+            slices[int(index)][name] = file.get_tensor(key).to(device)
+    return int(metadata["micro_step"]), slices or None
+
+
+def _rollouts_path(checkpoint: str | os.PathLike, rank: int) -> Path:
+    return Path(checkpoint) / f"serl_rollouts_{rank}.safetensors"
+
+
+def is_complete(checkpoint: str | os.PathLike) -> bool:
+    """Return whether the checkpoint was written to its end, by this trainer."""
+    return all((Path(checkpoint) / name).is_file() for name in (TRAINER_STATE_NAME, STATE_FILE))
+
+
+def last_checkpoint(output_dir: str | os.PathLike) -> str | None:
+    """Return the latest complete checkpoint of a run; an interrupted save leaves an incomplete one."""
+    complete = [path for path in Path(output_dir).glob("checkpoint-[0-9]*") if is_complete(path)]
+    return str(max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default="")) or None
+
+
+def resolve_checkpoint(resume_from_checkpoint: str | bool | None, args: SeRLConfig) -> str | None:
+    """Return the checkpoint to go on from, or `None` for a new run in a folder that holds no other.
+
+    Args:
+        resume_from_checkpoint (`str` or `bool`, *optional*): A folder, or `True` (`"true"`) for the last one.
+        args ([`SeRLConfig`]): The settings.
+
+    Raises:
+        ValueError:
+            If `output_dir` holds another run, if there is no such checkpoint, or if it is already at `max_steps`.
+    """
+    last = last_checkpoint(args.output_dir)
+    holds_ledger = any((Path(args.output_dir) / LEDGER_FOLDER).glob("*.parquet"))
+    if not resume_from_checkpoint:
+        if last is not None:
+            raise ValueError(
+                f"output_dir {args.output_dir!r} holds another run. Set resume_from_checkpoint to {last!r} to go on "
+                "with it, or output_dir to a new folder."
+            )
+        if holds_ledger:
+            raise ValueError(
+                f"output_dir {args.output_dir!r} holds the ledger of another run, and no checkpoint to go on from. "
+                "Set output_dir to a new folder, or remove it."
+            )
+        return None
+    checkpoint = last if str(resume_from_checkpoint).lower() == "true" else str(resume_from_checkpoint)
+    if checkpoint is None or not is_complete(checkpoint):
+        raise ValueError(
+            f"There is no complete checkpoint of self-play in {checkpoint or args.output_dir!r}. "
+            + (f"The last one is {last!r}." if last else "Start without resume_from_checkpoint, in a new output_dir.")
+        )
+    if holds_ledger and Path(checkpoint).resolve().parent != Path(args.output_dir).resolve():
+        raise ValueError(
+            f"{checkpoint!r} is not a checkpoint of the run in output_dir {args.output_dir!r}, whose ledger would be "
+            "overwritten. Set output_dir to the checkpoint's own folder, or to a new one."
+        )
+    if is_over(args, load_loader_state(checkpoint)["totals"]["counts"]):
+        raise ValueError(
+            f"{checkpoint!r} has admitted {args.instructions_per_iteration} instructions (instructions_per_iteration): "
+            "nothing is left to train. Raise instructions_per_iteration to go on."
+        )
+    step = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME)).global_step
+    if step >= args.max_steps:
+        raise ValueError(
+            f"{checkpoint!r} is at step {step}, and max_steps is {args.max_steps}: nothing is left to train. Raise "
+            "max_steps to go on."
+        )
+    return checkpoint

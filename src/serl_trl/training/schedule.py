@@ -1,0 +1,51 @@
+"""When a run ends, and how the learning rate comes down until then."""
+
+import math
+from collections.abc import Callable
+
+from datasets import Dataset
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
+from transformers import TrainerCallback
+
+from ..serl_config import SeRLConfig
+
+
+def placeholder_rows(args: SeRLConfig) -> Dataset:
+    """Return rows for TRL's data loader, as many as the run takes: one epoch, whose length is `max_steps`."""
+    cycle = args.steps_per_generation * args.num_iterations  # batches from one generation to the next
+    generations = math.ceil(args.max_steps * args.gradient_accumulation_steps / cycle)
+    return Dataset.from_dict({"prompt": [[{"role": "user", "content": ""}]] * (generations * args.num_groups)})
+
+
+def is_over(args: SeRLConfig, counts: dict[str, int]) -> bool:
+    """Return whether `instructions_per_iteration` instructions are among the counts of a run's funnel."""
+    enough = args.instructions_per_iteration
+    return enough is not None and counts.get("admitted", 0) >= enough
+
+
+class EndAfterInstructions(TrainerCallback):
+    """End training when `instructions_per_iteration` instructions were admitted and the last batch is trained."""
+
+    def __init__(self, trainer):
+        self.trainer = trainer
+
+    def on_step_end(self, args, state, control, **kwargs):
+        between_batches = self.trainer._step % (args.steps_per_generation * args.num_iterations) == 0
+        if between_batches and is_over(args, self.trainer.loader.totals.counts):
+            control.should_training_stop = True
+
+
+def follow_progress(scheduler: LRScheduler, num_training_steps: int, progress: Callable[[], float]) -> None:
+    """Let a schedule be as far as the run is, where that is further than its steps say.
+
+    Args:
+        scheduler (`LRScheduler`): One that computes the rate from the step, as most of transformers' do; others stay.
+        num_training_steps (`int`): The steps that it was made for.
+        progress (`Callable`): Returns the share of the run that is done, in [0, 1].
+    """
+
+    def at_progress(rate: Callable) -> Callable:
+        return lambda step: rate(max(step, progress() * num_training_steps))
+
+    if isinstance(scheduler, LambdaLR):
+        scheduler.lr_lambdas = [at_progress(rate) for rate in scheduler.lr_lambdas]

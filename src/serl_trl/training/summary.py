@@ -1,0 +1,56 @@
+"""What a run does and did, in readable lines."""
+
+from transformers import ProgressCallback
+
+from ..evaluation.model_index import evaluations
+from ..self_play.ledger import LEDGER_FOLDER
+from ..serl_trainer import SeRLTrainer
+
+
+class StepLines(ProgressCallback):
+    """Trainer's progress bar, with a line for each log instead of some sixty numbers; these go to the log files."""
+
+    def on_log(self, args, state, control, logs=None, **kwargs):
+        if not state.is_world_process_zero or self.training_bar is None or "reward" not in logs:
+            return
+        parts = [f"step {state.global_step}/{state.max_steps}", f"reward {logs['reward']:.2f}"]
+        for name in ("self_instruction/candidates", "self_instruction/admitted", "self_rewarding/surplus_groups"):
+            parts.append(f"{name.split('/')[1].replace('_', ' ')} {logs[name]:g}")
+        if "self_rewarding/pass_rate" in logs:
+            parts.append(f"pass rate {logs['self_rewarding/pass_rate']:.2f}")
+        self.training_bar.write("  ".join([*parts, f"{logs['step_time']:.1f} s"]))
+
+
+def summarize(trainer: SeRLTrainer, train_seconds: float) -> str:
+    """Return the summary of a finished run: funnel, rewards, tokens, seconds, some instructions, and where all lies.
+
+    Args:
+        trainer ([`SeRLTrainer`]): After `train`.
+        train_seconds (`float`): What `train` took.
+    """
+    totals, counts = trainer.loader.totals, trainer.loader.totals.counts
+    rejected = ", ".join(f"{count} {reason}" for reason, count in totals.rejected.most_common()) or "none"
+    rewards = [f"{entry['reward']:.2f}" for entry in trainer.state.log_history if entry.get("reward") is not None]
+    seconds = {**totals.seconds, "training": train_seconds - totals.seconds.total()}
+    accuracies = [entry["eval_pass@1"] for entry in evaluations(trainer.state.log_history)]
+    output_dir = trainer.args.output_dir
+    lines = [
+        f"Steps           {trainer.state.global_step}, from {len(trainer.seeds.instructions)} seeds",
+        f"Candidates      {counts['candidates']} instructions written in {totals.rounds} rounds",
+        f"  rejected      {totals.rejected.total()}: {rejected}",
+        f"  admitted      {counts['admitted']}, each answered {trainer.num_generations} times",
+        f"  in the band   {counts['in_band']}, pass rate within "
+        f"[{trainer.args.min_pass_rate}, {trainer.args.max_pass_rate}]",
+        f"Pass rate       {sum(totals.pass_rates) / max(len(totals.pass_rates), 1):.2f} on average",
+        f"Reward          {' '.join(rewards)}",
+        *([f"pass@1          {' '.join(f'{value:.3f}' for value in accuracies)}"] if accuracies else []),
+        f"Tokens          {counts['instruction_tokens'] + counts['completion_tokens']:,} sampled, "
+        f"{counts['trained_tokens']:,} trained",
+        f"Seconds         {', '.join(f'{stage} {value:.0f}' for stage, value in seconds.items())}",
+        "Some of its instructions:",
+        *(f"  - {instruction}" for instruction in trainer.loader.last_trained[-3:]),
+        f"Model           {output_dir}",
+        f"Log             {output_dir}/trainer_state.json",
+        f'Ledger          load_dataset("parquet", data_files="{output_dir}/{LEDGER_FOLDER}/*.parquet")',
+    ]
+    return "\n".join(lines)
