@@ -51,7 +51,7 @@ class SeRLTrainer(GRPOTrainer):
     - `compute_loss`: leaves TRL's KL term out where the KL is in the advantages.
     - `create_scheduler`: lets the learning rate come down by what ends the run.
     - `train`: refuses a folder that holds another run.
-    - `evaluate`: measures pass@k and maj@k as `serl-trl eval` does.
+    - `evaluate`, `_evaluate`: measure pass@k and maj@k as `serl-trl eval` does, and no step twice.
     - `_save_checkpoint`, `_load_optimizer_and_scheduler`: the pair that TRL itself extends, for exact resume.
     - `_load_from_checkpoint`: loads the adapter that is trained; Trainer takes every folder beside it that holds an
       adapter (the reference's, a checkpoint) for an adapter of the model, and then overlooks it.

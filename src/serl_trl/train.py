@@ -47,6 +47,10 @@ def main(script_args, training_args, model_args):
     from .training.resume import last_checkpoint
     from .training.summary import StepLines, summarize
 
+    if training_args.hub_token:
+        os.environ["HF_TOKEN"] = (
+            training_args.hub_token
+        )  # for all that the Hub is asked for, the model to start with too
     try:
         trainer = make_trainer(script_args, training_args, model_args)
     except ValueError as error:
@@ -88,7 +92,6 @@ def main(script_args, training_args, model_args):
             private=training_args.hub_private_repo,
             push_instructions=script_args.push_instructions,
             revision=training_args.hub_revision,
-            token=training_args.hub_token,
         )
 
 

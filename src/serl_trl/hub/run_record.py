@@ -5,8 +5,6 @@ import os
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 
-from trl.trainer.utils import get_config_model_id
-
 from ..atomic_write import atomic_write
 from ..self_play.parsing import squeeze
 from .privacy import is_token
@@ -98,6 +96,8 @@ def changed_settings(settings) -> dict:
 
 def make_record(trainer, command: str | None, model_settings: dict) -> RunRecord:
     """Return what the cards tell about the run of a [`SeRLTrainer`]; see [`SeRLTrainer.create_model_card`]."""
+    from trl.trainer.utils import get_config_model_id
+
     base_model = get_config_model_id(trainer.model.config)
     return RunRecord(
         base_model=Path(base_model).name if os.path.isdir(base_model) else base_model,
