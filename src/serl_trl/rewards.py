@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from itertools import groupby
 
-from .answers.reading import answers_equal, parse_answer, parse_true_answer
+from .answers.comparing import answers_equal
+from .answers.reading import parse_answer, parse_true_answer
 from .answers.voting import majority_vote
 
 

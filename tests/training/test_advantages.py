@@ -57,8 +57,8 @@ def expected(estimator: str, batch: dict[str, np.ndarray], beta: float, generati
 def test_estimators_are_their_formulas(estimator, seed):
     batch = random_batch(seed)
     tensors = {name: torch.from_numpy(value) for name, value in batch.items()}
-    kl = BETA * (tensors["logps"] - tensors["ref_logps"]) * tensors["mask"]
-    advantages = token_advantages(estimator, tensors["rewards"], kl, tensors["mask"], GENERATIONS)
+    kl = (tensors["logps"] - tensors["ref_logps"]) * tensors["mask"]
+    advantages = token_advantages(estimator, tensors["rewards"], kl, tensors["mask"], GENERATIONS, BETA)
     np.testing.assert_allclose(advantages.numpy(), expected(estimator, batch, BETA, GENERATIONS), atol=1e-7)
 
 
@@ -73,7 +73,7 @@ def test_estimators_are_their_formulas(estimator, seed):
 )
 def test_a_completion_without_a_reward_moves_nothing(estimator, values):
     rewards = torch.tensor([1.0, 0.0, 1.0, torch.nan])
-    advantages = token_advantages(estimator, rewards, torch.zeros(4, 1), torch.ones(4, 1), 4)[:, 0]
+    advantages = token_advantages(estimator, rewards, torch.zeros(4, 1), torch.ones(4, 1), 4, BETA)[:, 0]
     assert advantages.tolist() == pytest.approx([*values, 0.0], abs=1e-4)
 
 
@@ -81,7 +81,7 @@ def test_a_completion_without_a_reward_moves_nothing(estimator, values):
 def test_nothing_to_learn_from_is_no_error(estimator):
     alone = torch.tensor([1.0, torch.nan, torch.nan, torch.nan])  # nothing to compare it with
     for rewards, mask in ((alone, torch.ones(4, 1)), (torch.ones(4), torch.zeros(4, 1))):
-        assert token_advantages(estimator, rewards, torch.zeros(4, 1), mask, 4).tolist() == [[0.0]] * 4
+        assert token_advantages(estimator, rewards, torch.zeros(4, 1), mask, 4, BETA).tolist() == [[0.0]] * 4
 
 
 def run(tmp_path, **changes) -> tuple[SeRLTrainer, dict]:
