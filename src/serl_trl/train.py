@@ -102,7 +102,7 @@ def merge_or_say(output_dir: str, trust_remote_code: bool) -> None:
     try:
         print(f"Merged model in {save_merged(output_dir, trust_remote_code)}")
     except Exception as error:  # a full disk, or too little memory for the whole base
-        call = f"from serl_trl.adapters import save_merged; save_merged({output_dir!r}, {trust_remote_code})"
+        call = f"from serl_trl.engine.adapters import save_merged; save_merged({output_dir!r}, {trust_remote_code})"
         print(
             f"error: The adapter is saved in {output_dir}, but not merged: {type(error).__name__}: {error}\n"
             f"To merge it: {shlex.join(['python', '-c', call])}",
