@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -54,11 +55,11 @@ def test_accelerate_reads_each_configuration(name, distributed_type, settings):
         assert (value.items() <= found.items()) if isinstance(value, dict) else (found == value), key
 
 
-def launch(name: str, output_dir: Path, **settings) -> subprocess.CompletedProcess:
+def launch(name: str, output_dir: Path, checkpoint: str = "", **settings) -> subprocess.CompletedProcess:
     """Start two processes on the CPU with one of the configurations."""
     command = [str(Path(sys.executable).parent / "accelerate"), "launch", "--config_file", str(CONFIGS[name])]
     command += ["--num_processes", "2", "--mixed_precision", "no", "--main_process_port", "0"]
-    command += [str(ROOT / "tests" / "run_tiny.py"), str(output_dir), json.dumps(settings)]
+    command += [str(ROOT / "tests" / "run_tiny.py"), str(output_dir), json.dumps(settings), *checkpoint.split()]
     environment = {"ACCELERATE_USE_CPU": "true", "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
     if name.startswith("deepspeed"):
         del environment["ACCELERATE_USE_CPU"]  # accelerate would pass DeepSpeed over
@@ -104,6 +105,21 @@ def test_two_processes_train_what_one_does(name, lora, wrapped, one_process, tmp
         assert torch.equal(first[key], second[key]), key
         # The steps are about 1e-3: equal to a thousandth of one.
         torch.testing.assert_close(first[key], expected, rtol=0, atol=1e-6, msg=key)
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("lora", [False, True])
+def test_fsdp2_resumes_with_the_same_bits(tmp_path, lora):
+    settings = SETTINGS | {"lora": lora, "gradient_accumulation_steps": 2, "save_strategy": "steps", "save_steps": 1}
+    weights = []
+    for name, checkpoint in (("whole", ""), ("resumed", str(tmp_path / "resumed" / "checkpoint-1"))):
+        if checkpoint:
+            shutil.copytree(tmp_path / "whole" / "checkpoint-1", checkpoint)
+        result = launch("fsdp2", tmp_path / name, checkpoint, **settings)
+        assert result.returncode == 0, result.stderr[-3000:]
+        weights.append(load_file(tmp_path / name / "rank-1.safetensors"))
+    whole, resumed = weights
+    assert whole and all(torch.equal(whole[key], resumed[key]) for key in whole)
 
 
 # As `accelerate launch` sets them.
