@@ -345,7 +345,11 @@ def draw(groups: dict[str, list[dict]], path: Path) -> None:
 def draw_front(groups: dict[str, list[dict]], path: Path) -> None:
     """Draw what the README begins with: pass@1 over the steps of SeRL and of true labels on the same seeds."""
     figure, axis = plt.subplots(figsize=(8, 3.6), layout="constrained")
-    for arm, label, color in (("SeRL", "SeRL, no labels", "C0"), ("true labels on the seeds",) * 2 + ("C7",)):
+    shown = {
+        "SeRL": ("SeRL, no labels", "C0"),
+        "true labels on the seeds": ("true labels on the same questions", "C7"),
+    }
+    for arm, (label, color) in shown.items():
         curves = [run["curve"] for run in groups[arm]]
         steps = [step for step, _ in curves[0]]
         points = [interval([curve[n][1] for curve in curves]) for n in range(len(steps))]
