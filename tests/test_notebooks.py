@@ -65,7 +65,7 @@ def test_quickstart_trains_and_measures(quickstart):
     before, after = (json.loads((quickstart / name / "results.json").read_text()) for name in ("before", "after"))
     assert len(after["datasets"]["held_out"]["rows"]) == 150
     assert not {row["instruction"] for row in after["datasets"]["held_out"]["rows"]} & set(seeds(trained, before))
-    assert after["comparison"]["datasets"]["held_out"]["pass@1"]["difference"] > -0.03  # it gains 0.02 to 0.05
+    assert after["comparison"]["datasets"]["held_out"]["pass@1"]["difference"] > 0.0
 
 
 def seeds(trained: list[dict], before: dict) -> list[str]:
