@@ -36,7 +36,7 @@ from .training.resume import (
     save_loader_state,
     save_rollouts,
 )
-from .training.schedule import EndAfterInstructions, follow_progress, placeholder_rows
+from .training.schedule import EndAfterInstructions, follow_progress, is_finished, placeholder_rows
 
 
 class SeRLTrainer(GRPOTrainer):
@@ -52,6 +52,7 @@ class SeRLTrainer(GRPOTrainer):
     - `create_scheduler`: lets the learning rate come down by what ends the run.
     - `train`: refuses a folder that holds another run.
     - `evaluate`: measures pass@k and maj@k as `serl-trl eval` does.
+    - `_run_epoch`: trains no step more where a resumed run has them all.
     - `_save_checkpoint`, `_load_optimizer_and_scheduler`: the pair that TRL itself extends, for exact resume.
     - `_load_from_checkpoint`: loads the adapter that is trained; Trainer takes every folder beside it that holds an
       adapter (the reference's, a checkpoint) for an adapter of the model, and then overlooks it.
@@ -258,6 +259,12 @@ class SeRLTrainer(GRPOTrainer):
         if old_logps is None:
             old_logps = token_logps(self, output)
         return torch.where(sampling_logps.isnan(), old_logps, sampling_logps)
+
+    def _run_epoch(self, *args, **kwargs):
+        # A run that was killed after its last checkpoint goes on to its end without training.
+        self.control.should_training_stop = is_finished(self)
+        if not self.control.should_training_stop:
+            super()._run_epoch(*args, **kwargs)
 
     def _save_checkpoint(self, model, trial):
         if not self.args.save_only_model:

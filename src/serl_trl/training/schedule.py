@@ -23,6 +23,14 @@ def is_over(args: SeRLConfig, counts: dict[str, int]) -> bool:
     return enough is not None and counts.get("admitted", 0) >= enough
 
 
+def is_finished(trainer) -> bool:
+    """Return whether a trainer has nothing left to train; a generation batch once begun is trained to its end."""
+    args = trainer.args
+    between_batches = trainer._step % (args.steps_per_generation * args.num_iterations) == 0
+    over = between_batches and is_over(args, trainer.loader.totals.counts)
+    return over or trainer.state.global_step >= args.max_steps
+
+
 class EndAfterInstructions(TrainerCallback):
     """End training when `instructions_per_iteration` instructions were admitted and the last batch is trained."""
 
@@ -30,8 +38,7 @@ class EndAfterInstructions(TrainerCallback):
         self.trainer = trainer
 
     def on_step_end(self, args, state, control, **kwargs):
-        between_batches = self.trainer._step % (args.steps_per_generation * args.num_iterations) == 0
-        if between_batches and is_over(args, self.trainer.loader.totals.counts):
+        if is_finished(self.trainer):
             control.should_training_stop = True
 
 
