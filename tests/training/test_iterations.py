@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 from serl_trl import SeRLTrainer
 from serl_trl.engine.adapters import load_trainable, merged_parameters
 from serl_trl.training.iterations import iterate, read_settings
+from serl_trl.training.resume import resolve_checkpoint
 
 
 STUB = """
@@ -327,12 +328,34 @@ def test_a_plain_loop_does_the_same(tmp_path):
     assert parents[0] != parents[1]
 
 
+def test_an_iteration_ends_with_its_instructions(tmp_path):
+    saving = {"max_steps": -1, "instructions_per_iteration": 7, "save_strategy": "steps", "save_steps": 1}
+    config = tiny_config(tmp_path, **saving)
+    assert config.max_steps == 4  # two groups a batch, if every instruction is trained on
+    trainer = SeRLTrainer(str(TINY_MODEL), config, tiny_seeds())
+    trainer.train()
+    rows = ledger_rows(tmp_path)
+    admitted = [row for row in rows if row["fate"] not in ("unused", "rejected")]
+    last = max(row["step"] for row in rows)
+    assert len(admitted) >= 7 > sum(row["step"] < last for row in admitted)  # the batch before was not enough
+    # Killed before it saved its model, it goes on to that without training.
+    resumed = SeRLTrainer(str(TINY_MODEL), tiny_config(tmp_path, **saving), tiny_seeds())
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == trainer.state.global_step < 4 and ledger_rows(tmp_path) == rows
+    pairs = zip(trainer.model.parameters(), resumed.model.parameters(), strict=True)
+    assert all(torch.equal(old, new) for old, new in pairs)
+    resumed.save_state()
+    with pytest.raises(ValueError, match="nothing is left to train .*instructions_per_iteration 7.* Raise"):
+        resolve_checkpoint(True, config)
+
+
 FSDP_SCRIPT = """
 from accelerate import PartialState
 from accelerate.utils import DistributedType
-from serl_trl.train import run
-PartialState(cpu=True).distributed_type = DistributedType.MULTI_GPU  # accelerate passes FSDP over on the CPU
-run()
+from serl_trl.train import main, make_parser
+parsed = make_parser().parse_args_and_config()
+PartialState().distributed_type = DistributedType.MULTI_GPU  # accelerate passes FSDP over on the CPU
+main(*parsed)
 """
 
 
