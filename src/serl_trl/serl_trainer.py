@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOTrainer
 
+from .engine.adapters import is_adapter, load_trainable
 from .engine.log_probabilities import token_logps
 from .engine.models import context_length, control_tokens, load_model_config, load_tokenizer
 from .engine.sampler import TrainerSampler
@@ -59,7 +60,8 @@ class SeRLTrainer(GRPOTrainer):
     - `create_model_card`: adds how the model was trained, and the last evaluation.
 
     Args:
-        model (`str` or [`~transformers.PreTrainedModel`]): As in [`~trl.GRPOTrainer`].
+        model (`str` or [`~transformers.PreTrainedModel`]):
+            As in [`~trl.GRPOTrainer`], or the folder of a saved adapter, which training goes on with.
         args ([`SeRLConfig`]): The settings; `max_steps` is the length of the run.
         train_dataset (`str`, `PathLike`, [`~datasets.Dataset`] or `list[str]`):
             The seeds: anything that [`load_seeds`] takes. Answers in it are not used by the default reward.
@@ -107,6 +109,9 @@ class SeRLTrainer(GRPOTrainer):
         if last_checkpoint(args.output_dir) is None:
             resolve_checkpoint(None, args)  # `train` hears whether to resume; here it is known that nothing could be
         self.seeds = read_seeds(train_dataset)
+        if isinstance(model, str) and is_adapter(model):
+            model = load_trainable(model, peft_config, quantization_config, args)
+            args.model_init_kwargs = peft_config = quantization_config = None  # the model has them
         model_config = load_model_config(model, args)
         checks.check_weights(model, model_config, quantization_config, peft_config, args)
         if processing_class is None:

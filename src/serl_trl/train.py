@@ -113,7 +113,7 @@ def make_trainer(script_args, training_args, model_args):
     from transformers.utils import is_peft_available
     from trl import get_peft_config, get_quantization_config
 
-    from .engine.adapters import check_mergeable, is_adapter, load_trainable
+    from .engine.adapters import check_mergeable, is_adapter
     from .hub.push import HUB_ERRORS, reason
     from .seeds import read_seeds
     from .serl_trainer import SeRLTrainer
@@ -134,10 +134,10 @@ def make_trainer(script_args, training_args, model_args):
         **(training_args.model_init_kwargs or {}),
     }
 
-    model, goes_on = model_args.model_name_or_path, is_adapter(model_args.model_name_or_path)
-    if script_args.merge and not (model_args.use_peft or goes_on):
+    has_adapter = model_args.use_peft or is_adapter(model_args.model_name_or_path)
+    if script_args.merge and not has_adapter:
         raise ValueError("merge is True, and there is no adapter to merge. Set use_peft to True, or leave merge out.")
-    if (model_args.use_peft or goes_on) and not is_peft_available():
+    if has_adapter and not is_peft_available():
         raise ValueError("The model has an adapter, but PEFT is not installed. Run `pip install 'serl-trl[peft]'`.")
 
     # Evaluation: at the start, every eval_steps (by default, a tenth of the run), and at the end
@@ -145,23 +145,19 @@ def make_trainer(script_args, training_args, model_args):
         training_args.eval_strategy, training_args.eval_on_start = IntervalStrategy.STEPS, True
         training_args.eval_steps = training_args.eval_steps or 0.1
 
-    peft_config, quantization_config = get_peft_config(model_args), get_quantization_config(model_args)
+    peft_config = get_peft_config(model_args)
     if peft_config is not None:
         peft_config.revision = model_args.model_revision  # so that the saved adapter names the base it belongs to
 
     # Trainer
     check_push(script_args, training_args)
-    if goes_on:
-        kwargs = training_args.model_init_kwargs | {"quantization_config": quantization_config}
-        model = load_trainable(model, peft_config, training_args.trust_remote_code, **kwargs)
-        training_args.model_init_kwargs = peft_config = quantization_config = None  # the model has them
     try:
         trainer = SeRLTrainer(
-            model=model,
+            model=model_args.model_name_or_path,
             args=training_args,
             train_dataset=seeds,
             eval_dataset=script_args.eval_data,
-            quantization_config=quantization_config,
+            quantization_config=get_quantization_config(model_args),
             peft_config=peft_config,
         )
     except HUB_ERRORS as error:  # push_to_hub makes the repository now

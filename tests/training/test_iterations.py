@@ -7,18 +7,20 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from conftest import ROOT, TINY_MODEL, TINY_SETTINGS, ledger_rows, tiny_config, tiny_seeds
-from peft import AutoPeftModelForCausalLM, LoraConfig
+from peft import AutoPeftModelForCausalLM, LoraConfig, get_peft_model
 from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM
 from trl.generation.vllm_generation import VLLMGeneration
 
 from serl_trl import SeRLTrainer
-from serl_trl.engine.adapters import load_trainable, merged_parameters
+from serl_trl.engine.adapters import merged_parameters
 from serl_trl.training.iterations import iterate, read_settings
 from serl_trl.training.resume import resolve_checkpoint
 
@@ -269,7 +271,8 @@ def test_lora_goes_on_with_the_same_adapter(tmp_path):
     before = load_file(tmp_path / "run" / "iteration-1" / "adapter_model.safetensors")
     assert all(torch.equal(top[name], checkpoint[name]) for name in top)
     assert all(torch.equal(before[name], reference[name]) for name in before)
-    trained = {name: parameter for name, parameter in load_trainable(str(last)).named_parameters() if "lora" in name}
+    model = AutoPeftModelForCausalLM.from_pretrained(last, is_trainable=True)
+    trained = {name: parameter for name, parameter in model.named_parameters() if "lora" in name}
     assert len(trained) == len(top)
     for name, parameter in trained.items():
         assert parameter.requires_grad and torch.equal(parameter, top[name.replace(".default", "")])
@@ -280,14 +283,29 @@ def test_lora_goes_on_with_the_same_adapter(tmp_path):
     assert iterate(2, command) == 0
     resumed = load_file(last / "adapter_model.safetensors")
     assert all(torch.equal(top[name], resumed[name]) for name in top)
-    # Other LoRA settings than the adapter's are refused.
-    result = subprocess.run(
-        [*command, "--model_name_or_path", str(last), "--output_dir", str(tmp_path / "other"), "--lora_r", "8"],
-        capture_output=True,
-        text=True,
-    )
-    assert result.returncode == 1
-    assert f"error: The adapter in '{last}' was saved with r=4, and the settings say 8." in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"r": 8}, "was saved with r=4, and the settings say 8"),
+        (
+            {"target_modules": ["q_proj"]},
+            "was saved with target_modules={'.*', '.*'}, and the settings say {'q_proj'}",
+        ),
+        ({"target_modules": "all-linear"}, None),  # PEFT saves what it stood for
+        ({}, None),
+        ({"base_model_name_or_path": "/no/such/model"}, "The model '/no/such/model' is neither a folder here nor"),
+    ],
+)
+def test_other_settings_than_the_saved_adapters_are_refused(changes, message, tmp_path):
+    lora = LoraConfig(r=4, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM")
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(TINY_MODEL), lora)
+    model.peft_config["default"].base_model_name_or_path = changes.pop("base_model_name_or_path", str(TINY_MODEL))
+    model.save_pretrained(tmp_path / "adapter")
+    given = LoraConfig(**{"r": 4, "target_modules": ["down_proj", "q_proj"], "task_type": "CAUSAL_LM"} | changes)
+    with nullcontext() if message is None else pytest.raises(ValueError, match=message):
+        SeRLTrainer(str(tmp_path / "adapter"), tiny_config(tmp_path / "run"), tiny_seeds(), peft_config=given)
 
 
 def test_vllm_gets_the_trained_adapter_merged_in_and_not_the_references(tmp_path):
@@ -296,25 +314,29 @@ def test_vllm_gets_the_trained_adapter_merged_in_and_not_the_references(tmp_path
     first = SeRLTrainer(str(TINY_MODEL), tiny_config(tmp_path / "1", **settings), tiny_seeds(), peft_config=lora)
     first.train()
     first.save_model()
-    model = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "1", is_trainable=True)
-    second = SeRLTrainer(model, tiny_config(tmp_path / "2", **settings), tiny_seeds())
+    second = SeRLTrainer(str(tmp_path / "1"), tiny_config(tmp_path / "2", **settings), tiny_seeds())
+    model = second.model
     assert not any(parameter.requires_grad for name, parameter in model.named_parameters() if ".ref." in name)
     second.train()
     second.save_model()
 
     generation = object.__new__(VLLMGeneration)  # TRL's own object, without its engine
-    generation.model = second.model
+    generation.model = model
     sent = {name: data.clone() for name, data in merged_parameters(generation)}
     merged = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "2").merge_and_unload().state_dict()
     assert sent and all(torch.equal(data, merged[name]) for name, data in sent.items())
     assert not any("ref" in name for name in sent)
 
 
-def test_a_plain_loop_does_the_same(tmp_path):
-    model = str(TINY_MODEL)
+@pytest.mark.parametrize("lora", [False, True])
+def test_a_plain_loop_does_the_same(lora, tmp_path):
+    model, changes, peft_config = str(TINY_MODEL), SAVING, None
+    if lora:
+        changes = SAVING | {"learning_rate": 1e-2}
+        peft_config = LoraConfig(r=4, lora_alpha=64, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM")
     for number in (1, 2):
-        config = tiny_config(tmp_path / f"iteration-{number}", seed=41 + number, **SAVING)
-        trainer = SeRLTrainer(model=model, args=config, train_dataset=tiny_seeds())
+        config = tiny_config(tmp_path / f"iteration-{number}", seed=41 + number, **changes)
+        trainer = SeRLTrainer(model=model, args=config, train_dataset=tiny_seeds(), peft_config=peft_config)
         trainer.train()
         trainer.save_model()
         assert trainer.state.log_history[0]["kl"] == pytest.approx(0.0, abs=1e-6)

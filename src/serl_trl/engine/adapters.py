@@ -11,6 +11,8 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
+from .models import read_config
+
 
 _ADAPTER_SETTINGS = (
     "r",
@@ -138,32 +140,32 @@ def is_adapter(folder: str | Path) -> bool:
     return (Path(folder) / "adapter_config.json").is_file()
 
 
-def load_trainable(folder: str, peft_config=None, trust_remote_code: bool = False, **kwargs) -> nn.Module:
+def load_trainable(folder: str, peft_config, quantization_config, args) -> nn.Module:
     """Return the adapter saved in `folder` on its base model, so that training goes on with it.
 
     Args:
         folder (`str`): Of the adapter, with the name and the revision of its base model.
         peft_config ([`~peft.PeftConfig`], *optional*): Settings that the saved adapter must have.
-        kwargs: Go to the loading of the base model; `revision` is left out.
+        quantization_config, args: As in [`SeRLTrainer`].
 
     Raises:
-        ValueError: if the saved adapter has other settings.
+        ValueError: if the saved adapter has other settings, or its base model is not found.
     """
     from peft import AutoPeftModelForCausalLM, PeftConfig
 
     saved = PeftConfig.from_pretrained(folder)
     for name in _ADAPTER_SETTINGS if peft_config is not None else ():
-        given, found = getattr(peft_config, name), getattr(saved, name, None)
+        given, found = getattr(peft_config, name, None), getattr(saved, name, None)
         # PEFT resolves both on the model, and saves what they stand for.
         if given != found and not (name == "target_modules" and given in (None, "all-linear")):
             raise ValueError(
                 f"The adapter in {folder!r} was saved with {name}={found!r}, and the settings say {given!r}. Training "
                 "goes on with the saved adapter: use its settings, or leave out use_peft."
             )
-    kwargs.pop("revision", None)
-    return AutoPeftModelForCausalLM.from_pretrained(
-        folder, is_trainable=True, trust_remote_code=trust_remote_code, **kwargs
-    )
+    read_config(saved.base_model_name_or_path, saved.revision, args.trust_remote_code)  # raises if there is no base
+    kwargs = {"dtype": "float32", "quantization_config": quantization_config} | (args.model_init_kwargs or {})
+    kwargs |= {"trust_remote_code": args.trust_remote_code, "revision": None}  # the adapter names its base's revision
+    return AutoPeftModelForCausalLM.from_pretrained(folder, is_trainable=True, **kwargs)
 
 
 def load_merged(folder: str | Path, **kwargs) -> PreTrainedModel:
