@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOTrainer
 
+from .engine.adapters import is_adapter, load_trainable
 from .engine.log_probabilities import token_logps
 from .engine.models import context_length, load_model_config, load_tokenizer
 from .engine.sampling_settings import attributes
@@ -36,7 +37,7 @@ from .training.resume import (
     save_loader_state,
     save_rollouts,
 )
-from .training.schedule import EndAfterInstructions, follow_progress, placeholder_rows
+from .training.schedule import EndAfterInstructions, follow_progress, is_finished, placeholder_rows
 
 
 class SeRLTrainer(GRPOTrainer):
@@ -52,13 +53,15 @@ class SeRLTrainer(GRPOTrainer):
     - `create_scheduler`: lets the learning rate come down by what ends the run.
     - `train`: refuses a folder that holds another run.
     - `evaluate`, `_evaluate`: measure pass@k and maj@k as `serl-trl eval` does, and no step twice.
+    - `_run_epoch`: trains no step more where a resumed run has them all.
     - `_save_checkpoint`, `_load_optimizer_and_scheduler`: the pair that TRL itself extends, for exact resume.
     - `_load_from_checkpoint`: loads the adapter that is trained; Trainer takes every folder beside it that holds an
       adapter (the reference's, a checkpoint) for an adapter of the model, and then overlooks it.
     - `create_model_card`: adds how the model was trained, and the last evaluation.
 
     Args:
-        model (`str` or [`~transformers.PreTrainedModel`]): As in [`~trl.GRPOTrainer`].
+        model (`str` or [`~transformers.PreTrainedModel`]):
+            As in [`~trl.GRPOTrainer`], or the folder of a saved adapter, which training goes on with.
         args ([`SeRLConfig`]): The settings; `max_steps` is the length of the run.
         train_dataset (`str`, `PathLike`, [`~datasets.Dataset`] or `list[str]`):
             The seeds: anything that [`load_seeds`] takes. Answers in it are not used by the default reward.
@@ -106,6 +109,9 @@ class SeRLTrainer(GRPOTrainer):
         if last_checkpoint(args.output_dir) is None:
             resolve_checkpoint(None, args)  # `train` hears whether to resume; here it is known that nothing could be
         self.seeds = read_seeds(train_dataset)
+        if isinstance(model, str) and is_adapter(model):
+            model = load_trainable(model, peft_config, quantization_config, args)
+            peft_config = quantization_config = None  # the model has them
         model_config = load_model_config(model, args)
         checks.check_weights(model, model_config, quantization_config, peft_config, args)
         if processing_class is None:
@@ -113,7 +119,9 @@ class SeRLTrainer(GRPOTrainer):
         self.seeds = checks.usable_seeds(self.seeds, processing_class, context_length(model_config, args), args)
         self._rewards: torch.Tensor | None = None  # (rows of all processes, reward functions), of the last batch
 
-        with started_on_cpu(args):
+        # TRL refuses `model_init_kwargs` for a model that is loaded.
+        kwargs = args.model_init_kwargs if isinstance(model, str) else None
+        with started_on_cpu(args), attributes(args, {"model_init_kwargs": kwargs}):
             super().__init__(
                 model=model,
                 reward_funcs=self_play_reward if reward_funcs is None else reward_funcs,
@@ -140,11 +148,10 @@ class SeRLTrainer(GRPOTrainer):
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
         """Create Trainer's schedule; where `instructions_per_iteration` may end the run, it comes down with these."""
-        is_new, enough = self.lr_scheduler is None, self.args.instructions_per_iteration
+        is_new = self.lr_scheduler is None
         scheduler = super().create_scheduler(num_training_steps, optimizer)
-        if is_new and enough is not None:
-            progress = lambda: min(self.loader.totals.counts["admitted"] / enough, 1.0)  # noqa: E731
-            follow_progress(scheduler, num_training_steps, progress)
+        if is_new:
+            follow_progress(scheduler, num_training_steps, self)
         return scheduler
 
     def evaluate(
@@ -246,6 +253,12 @@ class SeRLTrainer(GRPOTrainer):
         if old_logps is None:
             old_logps = token_logps(self, output)
         return torch.where(sampling_logps.isnan(), old_logps, sampling_logps)
+
+    def _run_epoch(self, *args, **kwargs):
+        # A run that was killed after its last checkpoint goes on to its end without training.
+        self.control.should_training_stop = is_finished(self)
+        if not self.control.should_training_stop:
+            super()._run_epoch(*args, **kwargs)
 
     def _save_checkpoint(self, model, trial):
         if not self.args.save_only_model:

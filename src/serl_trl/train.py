@@ -116,7 +116,7 @@ def make_trainer(script_args, training_args, model_args):
     from transformers.utils import is_peft_available
     from trl import get_peft_config, get_quantization_config
 
-    from .engine.adapters import check_mergeable
+    from .engine.adapters import check_mergeable, is_adapter
     from .hub.push import HUB_ERRORS, reason
     from .seeds import read_seeds
     from .serl_trainer import SeRLTrainer
@@ -137,10 +137,11 @@ def make_trainer(script_args, training_args, model_args):
         **(training_args.model_init_kwargs or {}),
     }
 
-    if script_args.merge and not model_args.use_peft:
+    has_adapter = model_args.use_peft or is_adapter(model_args.model_name_or_path)
+    if script_args.merge and not has_adapter:
         raise ValueError("merge is True, and there is no adapter to merge. Set use_peft to True, or leave merge out.")
-    if model_args.use_peft and not is_peft_available():
-        raise ValueError("use_peft is True, but PEFT is not installed. Run `pip install 'serl-trl[peft]'`.")
+    if has_adapter and not is_peft_available():
+        raise ValueError("The model has an adapter, but PEFT is not installed. Run `pip install 'serl-trl[peft]'`.")
 
     # Evaluation: at the start, every eval_steps (by default, a tenth of the run), and at the end
     if script_args.eval_data and training_args.eval_strategy == "no":

@@ -14,12 +14,11 @@ from transformers.trainer import TRAINER_STATE_NAME
 from ..atomic_write import atomic_write
 from ..self_play.ledger import LEDGER_FOLDER
 from ..serl_config import SeRLConfig
+from .checkpoints import STATE_FILE, is_complete, last_checkpoint
 from .schedule import is_over
 
 
 logger = logging.getLogger(__name__)
-
-STATE_FILE = "serl_state.json"
 
 
 def save_loader_state(checkpoint: str | os.PathLike, state: dict) -> None:
@@ -98,17 +97,6 @@ def _rollouts_path(checkpoint: str | os.PathLike, rank: int) -> Path:
     return Path(checkpoint) / f"serl_rollouts_{rank}.safetensors"
 
 
-def is_complete(checkpoint: str | os.PathLike) -> bool:
-    """Return whether the checkpoint was written to its end, by this trainer."""
-    return all((Path(checkpoint) / name).is_file() for name in (TRAINER_STATE_NAME, STATE_FILE))
-
-
-def last_checkpoint(output_dir: str | os.PathLike) -> str | None:
-    """Return the latest complete checkpoint of a run; an interrupted save leaves an incomplete one."""
-    complete = [path for path in Path(output_dir).glob("checkpoint-[0-9]*") if is_complete(path)]
-    return str(max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default="")) or None
-
-
 def resolve_checkpoint(resume_from_checkpoint: str | bool | None, args: SeRLConfig) -> str | None:
     """Return the checkpoint to go on from, or `None` for a new run in a folder that holds no other.
 
@@ -145,15 +133,13 @@ def resolve_checkpoint(resume_from_checkpoint: str | bool | None, args: SeRLConf
             f"{checkpoint!r} is not a checkpoint of the run in output_dir {args.output_dir!r}, whose ledger would be "
             "overwritten. Set output_dir to the checkpoint's own folder, or to a new one."
         )
-    if is_over(args, load_loader_state(checkpoint)["totals"]["counts"]):
-        raise ValueError(
-            f"{checkpoint!r} has admitted {args.instructions_per_iteration} instructions (instructions_per_iteration): "
-            "nothing is left to train. Raise instructions_per_iteration to go on."
-        )
     step = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME)).global_step
-    if step >= args.max_steps:
+    counts = load_loader_state(checkpoint)["totals"]["counts"]
+    # Without the state at its end, the run was killed before it saved its model: it goes on to that.
+    if (step >= args.max_steps or is_over(args, counts)) and (Path(args.output_dir) / TRAINER_STATE_NAME).is_file():
         raise ValueError(
-            f"{checkpoint!r} is at step {step}, and max_steps is {args.max_steps}: nothing is left to train. Raise "
-            "max_steps to go on."
+            f"{checkpoint!r} is at step {step}, with {counts.get('admitted', 0)} instructions admitted: nothing is left "
+            f"to train (max_steps is {args.max_steps}, instructions_per_iteration {args.instructions_per_iteration}). "
+            "Raise what ended the run to go on."
         )
     return checkpoint
