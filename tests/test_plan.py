@@ -64,20 +64,20 @@ def test_weights_are_counted_without_loading_any(name):
 def test_the_budget_by_hand():
     sizes = model_sizes(empty_model(CONFIGS["Qwen/Qwen2.5-7B-Instruct"]), adapter=80_000_000)
     weights = sizes.linear + sizes.other
-    full = budget(sizes, Workload("full", batch=1, reference=True))
+    full = budget(sizes, Workload("full", 1, reference=True))
     assert (full["weights"], full["gradients"], full["optimizer"]) == (4 * weights, 4 * weights, 8 * weights)
     assert full["reference model"] == 4 * weights
-    lora = budget(sizes, Workload("lora", batch=1, reference=True))
+    lora = budget(sizes, Workload("lora", 1, reference=True))
     assert lora["weights"] == 2 * weights + 4 * 80_000_000 and lora["reference model"] == 0
     assert lora["optimizer"] == 8 * 80_000_000
-    qlora = budget(sizes, Workload("qlora", batch=1))
+    qlora = budget(sizes, Workload("qlora", 1))
     assert qlora["weights"] == 0.5625 * sizes.linear + 2 * sizes.other + 2 * 80_000_000
 
 
 @pytest.mark.parametrize(
     ("more", "less"),
     [
-        ({"batch": 8}, {"batch": 4}),
+        ({"per_device_train_batch_size": 8}, {}),
         ({"completion_length": 1024}, {}),
         ({"gradient_checkpointing": False}, {}),
         ({"method": "full"}, {"method": "lora"}),
@@ -88,7 +88,7 @@ def test_the_budget_by_hand():
 )
 def test_what_takes_more_memory(more, less):
     sizes = model_sizes(empty_model(CONFIGS["Qwen/Qwen2.5-1.5B-Instruct"]), adapter=40_000_000)
-    work = Workload("lora", batch=4)
+    work = Workload("lora", 4)
     assert sum(budget(sizes, replace(work, **more)).values()) > sum(budget(sizes, replace(work, **less)).values())
 
 
@@ -174,7 +174,7 @@ def test_the_recipes_for_one_gpu_fit_it_by_the_plan(recipe, size):
     sizes = model_sizes(empty_model(CONFIGS[settings["model_name_or_path"]]), adapter=80_000_000)
     work = Workload(
         method="qlora" if settings.get("load_in_4bit") else "lora" if settings.get("use_peft") else "full",
-        batch=settings.get("per_device_train_batch_size", 8),
+        per_device_train_batch_size=settings.get("per_device_train_batch_size", 8),
         sequences=0 if by_vllm else settings["generation_batch_size"],
         prompt_length=512,
         completion_length=settings.get("max_completion_length", 1024),
