@@ -10,7 +10,7 @@ from transformers import GPT2Config, LlamaConfig, Qwen2Config, Qwen3MoeConfig
 
 from serl_trl.engine.adapters import empty_model
 from serl_trl.memory import GIB, Workload, budget, model_sizes
-from serl_trl.plan import GPUS, KEPT_FREE, run
+from serl_trl.plan import GPUS, KEPT_FREE, LEARNING_RATES, LORA_SETTINGS, run
 from serl_trl.train import make_parser
 
 
@@ -112,6 +112,7 @@ def test_the_first_method_that_fits_becomes_a_recipe_that_the_trainer_takes(
     with pytest.raises(SystemExit) if expected is None else nullcontext():
         run(["--model", str(tmp_path / "model"), *arguments, "--output", str(recipe)])
     printed = capsys.readouterr().out
+    assert (f"serl-trl train --config {recipe} --accelerate_config single_gpu" in printed) == (expected is not None)
     cells = [line for line in printed.splitlines() if "fit" in line and line.startswith("|")][0]
     assert " ".join(cells.replace("|", " ").split()) == fits
     if expected is None:
@@ -182,6 +183,9 @@ def test_the_recipes_for_one_gpu_fit_it_by_the_plan(recipe, size):
         engine=settings["vllm_gpu_memory_utilization"] * gpu.memory * GIB if by_vllm else 0.0,
     )
     assert sum(budget(sizes, work).values()) + KEPT_FREE <= gpu.memory * GIB
+    assert settings["learning_rate"] == LEARNING_RATES[work.method]
+    lora = {name: value for name, value in settings.items() if name.startswith("lora_")}
+    assert lora == ({} if work.method == "full" else LORA_SETTINGS)
     assert settings.get("bf16", False) == gpu.bfloat16 and settings.get("fp16", False) != gpu.bfloat16
     if by_vllm:  # its weights, and room for a completion of full length
         assert work.engine > 2 * (sizes.linear + sizes.other) + 1.5 * GIB

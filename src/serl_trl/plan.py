@@ -17,8 +17,9 @@ from .memory import GIB, ModelSizes, Workload, budget, model_sizes
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
-# As of PEFT's LoraConfig; a recipe puts `lora_` before them.
+# As PEFT's LoraConfig names them, and as a recipe does.
 LORA = {"r": 32, "lora_alpha": 64, "lora_dropout": 0.0, "target_modules": "all-linear"}
+LORA_SETTINGS = {f"lora_{name.removeprefix('lora_')}": value for name, value in LORA.items()}
 LEARNING_RATES = {"full": 1e-6, "lora": 1e-5, "qlora": 1e-5}
 NAMES = {"full": "full", "lora": "LoRA", "qlora": "QLoRA"}
 PROMPT_LENGTH = 512  # a request with eight few-shot examples is longer than an instruction
@@ -113,7 +114,7 @@ def plan_settings(model: str, gpu: Gpu, plan: Plan, context: int) -> dict:
         settings["bf16"] = False
     if work.method != "full":
         settings |= {"use_peft": True, "dtype": "bfloat16" if gpu.bfloat16 else "float16"}
-        settings |= {f"lora_{name.removeprefix('lora_')}": value for name, value in LORA.items()}
+        settings |= LORA_SETTINGS
     if work.method == "qlora":
         settings["load_in_4bit"] = True
     settings |= {"max_steps": 200, "learning_rate": LEARNING_RATES[work.method]}
