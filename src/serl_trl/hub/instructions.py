@@ -48,7 +48,7 @@ instruction with the whole text of a seed in it or in its answers.
 ## Settings
 
 ```yaml
-{settings}
+{recipe}
 ```
 """
 
@@ -148,6 +148,6 @@ def write_dataset(record: RunRecord, rows: list[dict], folder: str | os.PathLike
         admitted=len(train),
         withheld=len(withheld),
         reasons=", ".join(f"{count} {reason}" for reason, count in reasons.most_common()) or "none",
-        settings=settings_yaml(record.settings),
+        recipe=settings_yaml(record.settings),
     )
     DatasetCard(f"---\n{metadata}\n---\n\n{text}").save(Path(folder) / "README.md")

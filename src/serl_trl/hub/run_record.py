@@ -14,7 +14,7 @@ from .privacy import is_token
 RECORD_FILE = "_run.json"
 
 # No part of how the model came to be: where it lies, who may write it, what is shown, what follows from the rest.
-_NOT_SHOWN = {
+_NOT_IN_RECIPE = {
     "accelerator_config",
     "debug",
     "disable_tqdm",
@@ -89,14 +89,14 @@ def changed_settings(settings) -> dict:
     for field in fields(settings):
         default = field.default if field.default_factory is MISSING else field.default_factory()
         value = getattr(settings, field.name)
-        if field.init and field.name not in _NOT_SHOWN and not is_token(field.name) and value != default:
+        if field.init and field.name not in _NOT_IN_RECIPE and not is_token(field.name) and value != default:
             changed[field.name] = json.loads(json.dumps(value, default=str))  # enumerations become their texts
     return changed
 
 
 def make_record(trainer, command: str | None, model_settings: dict) -> RunRecord:
     """Return what the cards tell about the run of a [`SeRLTrainer`]; see [`SeRLTrainer.create_model_card`]."""
-    from trl.trainer.utils import get_config_model_id  # here, since `serl-trl push` does without torch
+    from trl.trainer.utils import get_config_model_id
 
     base_model = get_config_model_id(trainer.model.config)
     return RunRecord(
