@@ -43,11 +43,11 @@ def test_a_launched_command_trains_from_a_file_of_questions(tmp_path):
     for part in ("rejected", "Pass rate", "Reward", "Tokens", "Seconds", "Some of its instructions"):
         assert part in result.stdout
     assert {"model.safetensors", "trainer_state.json", "README.md"} <= {p.name for p in (tmp_path / "run").iterdir()}
-    # pass@1 at the start, after two steps and at the end; the last is in the card.
-    accuracies = result.stdout.split("pass@1  ")[1].splitlines()[0].split()
+    # Accuracy at the start, after two steps and at the end; the last is in the card.
+    accuracies = result.stdout.split("Accuracy")[1].splitlines()[0].split()
     assert len(accuracies) == 3
     (shown,) = ModelCard.load(tmp_path / "run" / "README.md").data.eval_results
-    assert (shown.dataset_name, shown.metric_type) == ("labelled", "pass@1")
+    assert (shown.dataset_name, shown.metric_type) == ("labelled", "accuracy")
     assert shown.metric_value == pytest.approx(float(accuracies[-1]), abs=1e-3)
     ledger = load_dataset("parquet", data_files=f"{tmp_path}/run/_ledger/*.parquet", cache_dir=str(tmp_path / "cache"))
     assert "trained" in ledger["train"]["fate"]
