@@ -17,7 +17,6 @@ from serl_trl.launch import without
         (["push"], "serl-trl push RUN", ("torch", "trl", "vllm", "transformers")),
         (["plan"], "serl-trl plan --model MODEL", ("torch", "trl", "vllm", "transformers")),
         (["eval"], "serl-trl eval --model MODEL --data FILE", ("torch", "trl", "vllm")),
-        (["train"], "serl-trl train [--recipe NAME | --config PATH] --seeds FILE", ("vllm",)),
     ],
 )
 def test_help_is_alike_and_waits_for_nothing_that_it_does_not_need(command, usage, never):
@@ -43,6 +42,14 @@ def ending(arguments: list[str], monkeypatch, capsys) -> tuple[int, str]:
     if isinstance(ended.value.code, str):
         return 1, said.out + said.err + ended.value.code
     return ended.value.code, said.out + said.err
+
+
+def test_help_of_training_lists_recipe_launcher_and_settings(monkeypatch, capsys):
+    code, said = ending(["train", "--help"], monkeypatch, capsys)
+    assert code == 0 and said.startswith("usage: serl-trl train [--recipe NAME | --config PATH] --seeds FILE")
+    assert said.split("\n\n")[1] == COMMANDS["train"][1]
+    for option in ("--recipe", "--config", "--accelerate_config", "--min_pass_rate", "--learning-rate", "--lora_r"):
+        assert f"\n  {option} " in said or f", {option} " in said, option
 
 
 TRAIN = ["train", "--recipe", "demo", "--seeds", "missing.jsonl", "--output_dir"]

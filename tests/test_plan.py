@@ -146,7 +146,7 @@ def test_bad_arguments_are_one_sentence(tmp_path, arguments, message):
     ("config", "message"),
     [
         (GPT2Config(n_positions=2048), "a model of type gpt2 is not known here"),
-        (Qwen3MoeConfig(), "a model of type qwen3_moe is not known here"),
+        (Qwen3MoeConfig(num_hidden_layers=1, num_experts=2), "a model of type qwen3_moe is not known here"),
         (GPT2Config(n_positions=256), "The model's context is 256 tokens, and 512 are for the prompt"),
     ],
     ids=["no intermediate_size", "experts", "short context"],
