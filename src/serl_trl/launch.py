@@ -71,14 +71,13 @@ def without(arguments: list[str], unknown: list[str]) -> list[str]:
     return known
 
 
-def launch(path: str | Path, launcher: list[str], training: list[str], environment: dict[str, str], parser) -> None:
+def launch(path: str | Path, launcher: list[str], training: list[str], parser) -> None:
     """Become `accelerate launch`, which starts this command in its processes.
 
     Args:
         path (`str` or `Path`): The accelerate configuration.
         launcher (`list[str]`): Further arguments of `accelerate launch`.
         training (`list[str]`): Arguments of `serl-trl train`.
-        environment (`dict[str, str]`): What it was before the settings were made, which write into it.
         parser: Ends the command if accelerate does not know an argument.
     """
     from accelerate.commands.launch import launch_command_parser
@@ -87,5 +86,4 @@ def launch(path: str | Path, launcher: list[str], training: list[str], environme
     accelerate = launch_command_parser()
     accelerate.error = parser.error
     accelerate.parse_args(arguments)
-    sys.stdout.flush()
-    os.execve(sys.executable, [sys.executable, "-m", "accelerate.commands.launch", *arguments], environment)
+    os.execv(sys.executable, [sys.executable, "-m", "accelerate.commands.launch", *arguments])

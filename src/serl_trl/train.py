@@ -211,7 +211,6 @@ def make_parser(prog: str | None = None):
 
 def run(arguments: list[str] | None = None, prog: str | None = None) -> None:
     """Parse the arguments (`sys.argv` by default) and train, in this process or in those of `accelerate launch`."""
-    environment = dict(os.environ)
     options, settings = make_launch_parser().parse_known_args(arguments)
     options = vars(options)
     with one_sentence():
@@ -228,7 +227,7 @@ def run(arguments: list[str] | None = None, prog: str | None = None) -> None:
         if accelerate_config:
             chosen = ["--recipe", options["recipe"]] if "recipe" in options else recipe
             training = [*chosen, *without(settings, unknown)]
-            launch(accelerate_config, unknown, training, environment, parser)
+            launch(accelerate_config, unknown, training, parser)
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     main(*parsed)
