@@ -66,6 +66,13 @@ def weights(model) -> list:
     return [parameter.detach().clone() for parameter in model.parameters()]
 
 
+def pytest_collection_modifyitems(items) -> None:
+    """Mark as `training` what stands in a file that uses the tiny model or a notebook; `make test-fast` leaves it out."""
+    for item in items:
+        if {"TINY_MODEL", "make_trainer", "run_notebook"} & vars(item.module).keys():
+            item.add_marker("training")
+
+
 @pytest.fixture
 def reference_votes() -> Path:
     path = ROOT.parent / "shared" / "reference" / "votes.jsonl"

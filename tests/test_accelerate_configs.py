@@ -42,8 +42,8 @@ SETTINGS = {
         ("cpu", "NO", {"use_cpu": True, "num_processes": 1, "mixed_precision": "no"}),
         ("single_gpu", "NO", {"use_cpu": False, "num_processes": 1}),
         ("multi_gpu", "MULTI_GPU", {"num_processes": 8}),
-        ("deepspeed_zero2", "DEEPSPEED", {"deepspeed_config": {"zero_stage": 2}}),
-        ("deepspeed_zero3", "DEEPSPEED", {"deepspeed_config": {"zero_stage": 3, "zero3_save_16bit_model": True}}),
+        ("zero2", "DEEPSPEED", {"deepspeed_config": {"zero_stage": 2}}),
+        ("zero3", "DEEPSPEED", {"deepspeed_config": {"zero_stage": 3, "zero3_save_16bit_model": True}}),
         ("fsdp2", "FSDP", {"fsdp_config": {"fsdp_version": 2, "fsdp_cpu_ram_efficient_loading": False}}),
     ],
 )
@@ -61,7 +61,7 @@ def launch(name: str, output_dir: Path, checkpoint: str = "", **settings) -> sub
     command += ["--num_processes", "2", "--mixed_precision", "no", "--main_process_port", "0"]
     command += [str(ROOT / "tests" / "run_tiny.py"), str(output_dir), json.dumps(settings), *checkpoint.split()]
     environment = {"ACCELERATE_USE_CPU": "true", "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
-    if name.startswith("deepspeed"):
+    if name.startswith("zero"):
         del environment["ACCELERATE_USE_CPU"]  # accelerate would pass DeepSpeed over
     return subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=300)
 
@@ -88,10 +88,10 @@ def one_process(tmp_path_factory):
         ("multi_gpu", True, "DistributedDataParallel"),
         ("fsdp2", False, "FSDPLlamaForCausalLM"),
         ("fsdp2", True, "FSDPPeftModelForCausalLM"),
-        pytest.param("deepspeed_zero2", False, "DeepSpeedEngine", marks=NEEDS_DEEPSPEED),
-        pytest.param("deepspeed_zero2", True, "DeepSpeedEngine", marks=NEEDS_DEEPSPEED),
-        pytest.param("deepspeed_zero3", False, "DeepSpeedEngine", marks=NEEDS_DEEPSPEED),
-        pytest.param("deepspeed_zero3", True, "DeepSpeedEngine", marks=NEEDS_DEEPSPEED),
+        pytest.param("zero2", False, "DeepSpeedEngine", marks=NEEDS_DEEPSPEED),
+        pytest.param("zero2", True, "DeepSpeedEngine", marks=NEEDS_DEEPSPEED),
+        pytest.param("zero3", False, "DeepSpeedEngine", marks=NEEDS_DEEPSPEED),
+        pytest.param("zero3", True, "DeepSpeedEngine", marks=NEEDS_DEEPSPEED),
     ],
 )
 def test_two_processes_train_what_one_does(name, lora, wrapped, one_process, tmp_path):

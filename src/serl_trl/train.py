@@ -1,13 +1,17 @@
-"""Train a model by self-play: `python train.py --config recipes/demo.yaml --seeds my_questions.jsonl`.
+"""Train a model by self-play: `serl-trl train --recipe qwen2.5_0.5b --seeds my_questions.jsonl --output_dir mine`.
 
-Every setting of `SeRLConfig` and TRL's `ModelConfig` is an argument; a YAML file given by `--config` sets their
-defaults, and the command line has the last word.
+Every setting of `SeRLConfig` and TRL's `ModelConfig` is an argument; a recipe sets their defaults, and the command line
+has the last word.
 """
 
 import os
 import shlex
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
+
+from .cli import COMMANDS, Alike, one_sentence
+from .launch import launch, make_launch_parser, recipe_arguments, shipped, without
 
 
 @dataclass
@@ -48,13 +52,10 @@ def main(script_args, training_args, model_args):
     from .training.summary import StepLines, summarize
 
     if training_args.hub_token:
-        os.environ["HF_TOKEN"] = (
-            training_args.hub_token
-        )  # for all that the Hub is asked for, the model to start with too
-    try:
+        # For all that the Hub is asked for, the model to start with too.
+        os.environ["HF_TOKEN"] = training_args.hub_token
+    with one_sentence():
         trainer = make_trainer(script_args, training_args, model_args)
-    except ValueError as error:
-        sys.exit(f"error: {error}")  # bad input ends in one sentence, not in a traceback
 
     # Train
     if not training_args.disable_tqdm:
@@ -199,17 +200,39 @@ def make_parser(prog: str | None = None):
 
     from .serl_config import SeRLConfig
 
-    return TrlParser((SeRLScriptArguments, SeRLConfig, ModelConfig), prog=prog, description=__doc__)
+    class TrainParser(Alike, TrlParser):
+        pass
+
+    return TrainParser(
+        (SeRLScriptArguments, SeRLConfig, ModelConfig),
+        prog=prog,
+        usage="%(prog)s [--recipe NAME | --config PATH] --seeds FILE --output_dir FOLDER ...",
+        description=COMMANDS["train"][1],
+        parents=[make_launch_parser()],
+    )
 
 
 def run(arguments: list[str] | None = None, prog: str | None = None) -> None:
-    """Parse the arguments (`sys.argv` by default) and train; bad input ends in one sentence, not in a traceback."""
-    from yaml import YAMLError
-
-    try:
-        parsed = make_parser(prog).parse_args_and_config(arguments)
-    except (OSError, ValueError, YAMLError) as error:
-        sys.exit(f"error: {error}")
+    """Parse the arguments (`sys.argv` by default) and train, in this process or in those of `accelerate launch`."""
+    options, settings = make_launch_parser().parse_known_args(arguments)
+    options = vars(options)
+    with one_sentence():
+        recipe = recipe_arguments(options)
+        accelerate_config = options.get("accelerate_config")
+        if accelerate_config and not Path(accelerate_config).is_file():
+            accelerate_config = shipped("accelerate_configs", accelerate_config)
+        parser = make_parser(prog)
+        *parsed, unknown_in_recipe, unknown = parser.parse_args_and_config(
+            [*recipe, *settings], return_remaining_strings=True, separate_remaining_strings=True
+        )
+        if unknown_in_recipe:
+            raise ValueError(f"{recipe[1]} has {' '.join(unknown_in_recipe)}, which is no setting. Leave it out.")
+        if accelerate_config:
+            chosen = ["--recipe", options["recipe"]] if "recipe" in options else recipe
+            training = [*chosen, *without(settings, unknown)]
+            launch(accelerate_config, unknown, training, parser)
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     main(*parsed)
 
 

@@ -222,14 +222,6 @@ def test_only_a_finished_run_is_pushed(tmp_path, files, message):
         check_run(tmp_path / "run")
 
 
-def test_a_folder_without_a_run_is_one_sentence_and_torch_is_not_loaded(tmp_path):
-    code = "import sys; from serl_trl.cli import main; sys.argv[1:] = ['push', 'nowhere']\n"
-    code += "try:\n    main()\nfinally:\n    print('torch' in sys.modules, 'transformers' in sys.modules)"
-    result = run({}, sys.executable, "-c", code)
-    assert result.stdout.split() == ["False", "False"]
-    assert result.stderr.strip() == "error: There is no folder 'nowhere'. Name the output_dir of a run."
-
-
 def test_the_command_that_repeats_a_push_has_all_that_differs():
     assert push_command("outputs/my run", None) == "serl-trl push 'outputs/my run'"
     assert push_command("mine", "me/mine", private=False, push_instructions=True, revision="draft") == (

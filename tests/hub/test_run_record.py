@@ -20,6 +20,7 @@ HOME = str(Path.home())
     [
         (["/venv/bin/serl-trl", "train", "--seeds", "q.jsonl"], "serl-trl train --seeds q.jsonl"),
         (["/repo/train.py", "--config", "recipes/demo.yaml"], "python train.py --config recipes/demo.yaml"),
+        (["/venv/serl_trl/train.py", "--recipe", "demo"], "serl-trl train --recipe demo"),  # started by accelerate
         (["serl-trl", "train", "--hub_token", "secret", "--push_to_hub"], "serl-trl train --push_to_hub"),
         (["serl-trl", "train", "--hub-token=secret", "--push_to_hub"], "serl-trl train --push_to_hub"),
         (["serl-trl", "train", "--hub_tok", "hf_abcdefghijklmnop"], "serl-trl train --hub_tok <token>"),

@@ -63,6 +63,8 @@ def shown_command(arguments: Sequence[str]) -> str:
     script, *rest = arguments
     name = Path(script).name
     shown, token_follows = ["python", name] if name.endswith(".py") else [name], False
+    if Path(script).parent.name == "serl_trl":  # as accelerate starts it
+        shown = ["serl-trl", "train"]
     for argument in rest:
         option, given, _ = argument.partition("=")
         if token_follows:

@@ -3,7 +3,6 @@
 It takes the run's folder only, so that a push that failed after training is repeated by one command.
 """
 
-import argparse
 import os
 import shlex
 import sys
@@ -15,6 +14,7 @@ from huggingface_hub import HfApi, get_token
 from huggingface_hub.constants import ENDPOINT
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
+from ..cli import COMMANDS, CommandParser, one_sentence
 from ..self_play.ledger import LEDGER_FOLDER
 from .card import add_repositories
 from .instructions import read_instructions, write_dataset
@@ -168,12 +168,11 @@ def reason(error: BaseException) -> str:
 
 
 def run(arguments: list[str] | None = None, prog: str | None = None) -> None:
-    """Parse the arguments (`sys.argv` by default) and push; bad input ends in one sentence, not in a traceback."""
-    # argparse, since transformers' parser would load torch
-    parser = argparse.ArgumentParser(prog=prog, description=__doc__)
-    parser.add_argument("run", help="The output_dir of a finished run.")
-    parser.add_argument("--hub_model_id", help="The repository, e.g. me/mine; by default the folder's name.")
-    parser.add_argument("--hub_revision", help="The branch of the model's repository; by default main.")
+    """Parse the arguments (`sys.argv` by default) and push."""
+    parser = CommandParser(prog=prog, usage="%(prog)s RUN [...]", description=COMMANDS["push"][1])
+    parser.add_argument("run", metavar="RUN", help="The output_dir of a finished run.")
+    parser.add_argument("--hub_model_id", help="The repository, e.g. me/mine. If unset, the folder's name.")
+    parser.add_argument("--hub_revision", help="The branch of the model's repository. If unset, main.")
     parser.add_argument(
         "--push_instructions",
         action="store_true",
@@ -181,12 +180,10 @@ def run(arguments: list[str] | None = None, prog: str | None = None) -> None:
     )
     parser.add_argument("--public", action="store_true", help="Make new repositories public; they are private else.")
     args = parser.parse_args(arguments)
-    try:
+    with one_sentence():
         check_run(args.run)
         if args.push_instructions:
             read_instructions(args.run)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
     push_or_exit(
         args.run,
         args.hub_model_id,

@@ -4,7 +4,6 @@ Each iteration is a process of its own, under the launcher that the command name
 a fresh reference model and an empty kept pool, as in SeRL.
 """
 
-import argparse
 import json
 import os
 import signal
@@ -15,24 +14,26 @@ from pathlib import Path
 import yaml
 
 from ..atomic_write import atomic_write
+from ..cli import COMMANDS, CommandParser, one_sentence
+from ..launch import make_launch_parser, recipe_arguments
 from .checkpoints import TRAINER_STATE_FILE, last_checkpoint
 
 
 def read_settings(command: list[str]) -> tuple[Path, int]:
-    """Return `output_dir` and `seed` of a training command, from its options or the YAML file of its `--config`.
+    """Return `output_dir` and `seed` of a training command, from its options, its recipe or its `--config`.
 
     Raises:
         ValueError: if the command names no `output_dir`, or a checkpoint to resume from.
     """
-    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    parser.add_argument("--config")
+    parser = make_launch_parser()
     parser.add_argument("--output_dir", "--output-dir")
     parser.add_argument("--seed")
     parser.add_argument("--resume_from_checkpoint", "--resume-from-checkpoint")
-    options = {name: value for name, value in vars(parser.parse_known_args(command)[0]).items() if value is not None}
-    config = yaml.safe_load(Path(options["config"]).read_text(encoding="utf-8")) if "config" in options else {}
+    options = vars(parser.parse_known_args(command)[0])
+    path = recipe_arguments(options)[1:]
+    config = yaml.safe_load(Path(path[0]).read_text(encoding="utf-8")) if path else {}
     if not isinstance(config, dict):
-        raise ValueError(f"{options['config']!r} is no YAML mapping of settings.")
+        raise ValueError(f"{path[0]!r} is no YAML mapping of settings.")
     settings = {"seed": 42} | config | options
     if settings.get("resume_from_checkpoint"):
         raise ValueError(
@@ -151,12 +152,9 @@ def iterate(iterations: int, command: list[str]) -> int:
 
 def run(arguments: list[str], prog: str) -> None:
     """Run `serl-trl iterate`; bad input ends in one sentence, not in a traceback."""
-    parser = argparse.ArgumentParser(prog, f"{prog} --iterations N -- COMMAND", __doc__)
+    parser = CommandParser(prog=prog, usage="%(prog)s --iterations N -- COMMAND", description=COMMANDS["iterate"][1])
     parser.add_argument("--iterations", type=int, required=True, help="How many iterations there are in all.")
     parser.add_argument("command", nargs="+", help="The command that trains once, such as `serl-trl train ...`.")
     options = parser.parse_args(arguments)
-    try:
-        code = iterate(options.iterations, options.command)
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        sys.exit(f"error: {error}")
-    sys.exit(code)
+    with one_sentence():
+        sys.exit(iterate(options.iterations, options.command))
