@@ -175,8 +175,8 @@ def test_settings_come_from_the_command_or_its_recipe(command, expected, tmp_pat
             ["--iterations", "2", "--", "true", "--output_dir", "x", "--resume_from_checkpoint", "true"],
             "error: resume_from_checkpoint is 'true'. Leave it out",
         ),
-        (["--iterations", "2", "train", "--output_dir", "x"], "serl-trl iterate: error: unrecognized arguments"),
-        (["--", "true"], "serl-trl iterate: error: the following arguments are required: --iterations"),
+        (["--iterations", "2", "train", "--output_dir", "x"], "error: unrecognized arguments"),
+        (["--", "true"], "error: the following arguments are required: --iterations"),
     ],
 )
 def test_bad_arguments_are_one_sentence(arguments, message, tmp_path):
