@@ -14,11 +14,11 @@ TINY_MODEL = Path(__file__).parent / "tiny_model"
 TINY_TEMPLATE = Path(__file__).parent / "tiny_template.yaml"
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from make_tiny_model import PAIRS, question  # noqa: E402
-
 
 def tiny_seeds(count: int = 50) -> Dataset:
     """Return some of the 200 questions that the tiny model knows."""
+    from make_tiny_model import PAIRS, question
+
     return Dataset.from_dict({"instruction": [question(*pair) for pair in random.Random(1).sample(PAIRS, count)]})
 
 

@@ -11,7 +11,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
-from accelerate.utils import DistributedType
 from conftest import ROOT, tiny_config, tiny_seeds
 from run_tiny import make_trainer, whole_weights
 from safetensors.torch import load_file
@@ -132,16 +131,7 @@ def test_what_would_train_something_else_is_refused(environment, model, beta, lo
     from peft import LoraConfig
 
     config = tiny_config(tmp_path / "run", beta=beta)
-    monkeypatch.setattr(config.distributed_state, "distributed_type", DistributedType.MULTI_GPU)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match=message):
         SeRLTrainer(model, config, tiny_seeds(), peft_config=LoraConfig() if lora else None)
-
-
-def test_fsdp_on_the_cpu_is_refused(tmp_path, monkeypatch):
-    config = tiny_config(tmp_path / "run")
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    monkeypatch.setattr(config.distributed_state, "distributed_type", DistributedType.MULTI_CPU)
-    with pytest.raises(ValueError, match="accelerate passes it over on the CPU, silently"):
-        SeRLTrainer(NOWHERE, config, tiny_seeds())

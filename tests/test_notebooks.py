@@ -81,7 +81,7 @@ def test_inspect_run_makes_a_run_and_shows_it(checkout):
     shown = {cell.id: str(cell.get("outputs")) for cell in notebook.cells}
     assert f"{sum(row['fate'] == 'trained' for row in rows)} pseudo-labels trained on are right" in shown["labels"]
     assert str(len(rows)) in shown["funnel"]
-    assert {row["reason"] for row in rows if row["verdict"] == "rejected"} == {"cut_off", "too_similar"}
+    assert {row["reason"] for row in rows if row["fate"] == "rejected"} == {"cut_off", "too_similar"}
     assert "cut_off" in shown["rejected"] and "too_similar" in shown["rejected"]
 
 

@@ -15,7 +15,7 @@ from conftest import ROOT, TINY_MODEL, TINY_SETTINGS, tiny_seeds
 from datasets import load_dataset
 from huggingface_hub import ModelCard
 
-from serl_trl.checks import last_checkpoint
+from serl_trl.training.resume import last_checkpoint
 
 
 TINY = TINY_SETTINGS | {"model_name_or_path": str(TINY_MODEL), "max_steps": 2, "disable_tqdm": False}
@@ -44,11 +44,13 @@ def test_accelerate_launch_trains_from_a_file_of_questions(tmp_path):
         assert part in result.stdout
     assert {"model.safetensors", "trainer_state.json", "README.md"} <= {p.name for p in (tmp_path / "run").iterdir()}
     # Accuracy at the start, after two steps and at the end; the last is in the card.
-    accuracies = result.stdout.split("Accuracy")[1].splitlines()[0].split()
+    accuracies = result.stdout.split("pass@1 ")[1].splitlines()[0].split()
     assert len(accuracies) == 3
-    (shown,) = ModelCard.load(tmp_path / "run" / "README.md").data.eval_results
-    assert (shown.dataset_name, shown.metric_type) == ("labelled", "accuracy")
-    assert shown.metric_value == pytest.approx(float(accuracies[-1]), abs=1e-3)
+    results = ModelCard.load(tmp_path / "run" / "README.md").data.eval_results
+    (shown,) = [result for result in results if (result.dataset_name, result.metric_type) == ("labelled", "pass@1")]
+    assert shown.metric_args["num_samples"] == 4 and shown.metric_value == pytest.approx(
+        float(accuracies[-1]), abs=1e-3
+    )
     ledger = load_dataset("parquet", data_files=f"{tmp_path}/run/_ledger/*.parquet", cache_dir=str(tmp_path / "cache"))
     assert "trained" in ledger["train"]["fate"]
 

@@ -13,8 +13,7 @@ from trl import GRPOTrainer
 
 from .engine.adapters import is_adapter, load_trainable
 from .engine.log_probabilities import token_logps
-from .engine.models import context_length, control_tokens, load_model_config, load_tokenizer
-from .engine.sampler import TrainerSampler
+from .engine.models import context_length, load_model_config, load_tokenizer
 from .engine.sampling_settings import attributes
 from .engine.vllm import prepare_vllm
 from .engine.vllm_cpu import started_on_cpu
@@ -24,16 +23,17 @@ from .hub.card import write_card
 from .hub.run_record import make_record
 from .rewards import self_play_reward
 from .seeds import Seeds, read_seeds
-from .self_play import Ledger, MajorityLabels, SeedPasses, SelfInstruction, SelfPlayLoader, TrueAnswerLabels
 from .self_play.carriers import Group
 from .serl_config import SeRLConfig
 from .training import checks
 from .training.advantages import kl_in_advantage, token_advantages
+from .training.loader import make_loader
 from .training.resume import (
     last_checkpoint,
     load_loader_state,
     load_rollouts,
     resolve_checkpoint,
+    rollout_sizes,
     save_loader_state,
     save_rollouts,
 )
@@ -52,7 +52,7 @@ class SeRLTrainer(GRPOTrainer):
     - `compute_loss`: leaves TRL's KL term out where the KL is in the advantages.
     - `create_scheduler`: lets the learning rate come down by what ends the run.
     - `train`: refuses a folder that holds another run.
-    - `evaluate`: measures pass@k and maj@k as `serl-trl eval` does.
+    - `evaluate`, `_evaluate`: measure pass@k and maj@k as `serl-trl eval` does, and no step twice.
     - `_run_epoch`: trains no step more where a resumed run has them all.
     - `_save_checkpoint`, `_load_optimizer_and_scheduler`: the pair that TRL itself extends, for exact resume.
     - `_load_from_checkpoint`: loads the adapter that is trained; Trainer takes every folder beside it that holds an
@@ -133,21 +133,8 @@ class SeRLTrainer(GRPOTrainer):
                 peft_config=peft_config,
             )
         prepare_vllm(self)
-        self.loader = self._make_loader(TrainerSampler(self), context_length(model_config, args))
+        self.loader = make_loader(self)
         self.add_callback(EndAfterInstructions(self))
-
-    def _make_loader(self, sampler: TrainerSampler, max_tokens: int) -> SelfPlayLoader:
-        args, instructions = self.args, self.seeds.instructions
-        if args.instruction_source == "seeds":
-            source = SeedPasses(args, instructions, sampler)
-        else:
-            source = SelfInstruction(args, instructions, sampler, max_tokens, control_tokens(self.processing_class))
-        if args.label_source == "true_answer":
-            labels = TrueAnswerLabels(self.seeds.true_answers, args.answer_format)
-        else:
-            labels = MajorityLabels(args.answer_format)
-        ledger = Ledger(args.output_dir, is_writer=self.accelerator.is_main_process)
-        return SelfPlayLoader(args, source, labels, sampler, ledger, show_progress=not args.disable_tqdm)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
         """Train as [`~transformers.Trainer.train`] does; for errors see [`resume.resolve_checkpoint`]."""
@@ -237,9 +224,10 @@ class SeRLTrainer(GRPOTrainer):
         return token_advantages(
             self.args.advantage_estimator,
             (rewards * weights).nansum(dim=1).masked_fill(unscored, torch.nan),
-            self.beta * kl,
+            kl,
             mask,
             self.num_generations,
+            self.beta,
             self.accelerator.process_index,
             self.accelerator.reduce,
         )
@@ -279,7 +267,7 @@ class SeRLTrainer(GRPOTrainer):
                 save_loader_state(folder, self.loader.state_dict())
             mid_cycle = self._step % (self.args.steps_per_generation * self.num_iterations) != 0
             rollouts = self._buffered_inputs if mid_cycle else None
-            save_rollouts(folder, self.accelerator.process_index, self._step, self._schedule, rollouts)
+            save_rollouts(folder, self.accelerator.process_index, self._step, rollout_sizes(self), rollouts)
             self.accelerator.wait_for_everyone()  # the checkpoint counts as complete only with all rollouts
         super()._save_checkpoint(model, trial)
 
@@ -297,20 +285,9 @@ class SeRLTrainer(GRPOTrainer):
         if checkpoint is None:
             return
         self.loader.load_state_dict(load_loader_state(checkpoint))
-        rollouts = load_rollouts(checkpoint, self.accelerator.process_index, self._schedule, device)
+        rollouts = load_rollouts(checkpoint, self.accelerator.process_index, rollout_sizes(self), device)
         if all(gather_object([rollouts is not None])):  # one process can't train its rollouts while another samples
             self._step, self._buffered_inputs = rollouts
-
-    @property
-    def _schedule(self) -> dict[str, int]:
-        """The sizes that buffered rollouts depend on."""
-        return {
-            "processes": self.accelerator.num_processes,
-            "generation_batch_size": self.args.generation_batch_size,
-            "steps_per_generation": self.args.steps_per_generation,
-            "num_generations": self.num_generations,
-            "num_iterations": self.num_iterations,
-        }
 
     def create_model_card(
         self,

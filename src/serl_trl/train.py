@@ -47,6 +47,10 @@ def main(script_args, training_args, model_args):
     from .training.resume import last_checkpoint
     from .training.summary import StepLines, summarize
 
+    if training_args.hub_token:
+        os.environ["HF_TOKEN"] = (
+            training_args.hub_token
+        )  # for all that the Hub is asked for, the model to start with too
     try:
         trainer = make_trainer(script_args, training_args, model_args)
     except ValueError as error:
@@ -88,7 +92,6 @@ def main(script_args, training_args, model_args):
             private=training_args.hub_private_repo,
             push_instructions=script_args.push_instructions,
             revision=training_args.hub_revision,
-            token=training_args.hub_token,
         )
 
 
@@ -99,7 +102,7 @@ def merge_or_say(output_dir: str, trust_remote_code: bool) -> None:
     try:
         print(f"Merged model in {save_merged(output_dir, trust_remote_code)}")
     except Exception as error:  # a full disk, or too little memory for the whole base
-        call = f"from serl_trl.adapters import save_merged; save_merged({output_dir!r}, {trust_remote_code})"
+        call = f"from serl_trl.engine.adapters import save_merged; save_merged({output_dir!r}, {trust_remote_code})"
         print(
             f"error: The adapter is saved in {output_dir}, but not merged: {type(error).__name__}: {error}\n"
             f"To merge it: {shlex.join(['python', '-c', call])}",

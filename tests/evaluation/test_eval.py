@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import PAIRS, ROOT, TINY_MODEL, TINY_TEMPLATE, question
+from conftest import ROOT, TINY_MODEL, TINY_TEMPLATE
 from huggingface_hub import ModelCard
+from make_tiny_model import PAIRS, question
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from serl_trl.evaluation.arguments import EvaluationArguments

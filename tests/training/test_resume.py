@@ -69,6 +69,26 @@ def test_a_folder_with_checkpoints_is_not_overwritten(whole_run):
         trainer.train(resume_from_checkpoint="nowhere")
 
 
+def test_a_run_that_its_instructions_ended_is_over(tmp_path):
+    settings = {"max_steps": -1, "instructions_per_iteration": 6, "save_strategy": "steps", "save_steps": 1}
+    SeRLTrainer(str(TINY_MODEL), tiny_config(tmp_path, **settings), tiny_seeds()).train()
+    with pytest.raises(ValueError, match="has admitted 6 instructions .* Raise instructions_per_iteration to go on"):
+        SeRLTrainer(str(TINY_MODEL), tiny_config(tmp_path, **settings), tiny_seeds()).train(True)
+    more = tiny_config(tmp_path, **settings | {"instructions_per_iteration": 9})
+    SeRLTrainer(str(TINY_MODEL), more, tiny_seeds()).train(resume_from_checkpoint=True)
+    assert sum(row["fate"] not in ("rejected", "unused") for row in ledger_rows(tmp_path)) >= 9
+
+
+def test_another_group_size_on_resume_trains_whole_groups(whole_run, tmp_path):
+    shutil.copytree(whole_run[0] / "checkpoint-6", tmp_path / "checkpoint-6")
+    shutil.copytree(whole_run[0] / "_ledger", tmp_path / "_ledger")
+    config = tiny_config(tmp_path, **SCHEDULE | {"num_generations": 8, "max_steps": 8})
+    trainer = SeRLTrainer(str(TINY_MODEL), config, tiny_seeds())
+    trainer.train(resume_from_checkpoint=True)
+    trained = [row for row in ledger_rows(tmp_path) if (row["trained_step"] or 0) >= 6]
+    assert trained and all(len(row["rewards"]) == 8 for row in trained)
+
+
 def test_a_checkpoint_of_another_run_does_not_overwrite_a_ledger(whole_run, tmp_path):
     SeRLTrainer(str(TINY_MODEL), tiny_config(tmp_path, max_steps=1), tiny_seeds()).train()
     with pytest.raises(ValueError, match="is not a checkpoint of the run in output_dir"):

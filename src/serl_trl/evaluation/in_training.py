@@ -1,5 +1,6 @@
 """The evaluation of a trainer: that of `serl-trl eval`, through the trainer's own engine."""
 
+import os
 import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from ..seeds import source_name
 from ..self_play.carriers import Completion
 from ..self_play.prompt import answer_prompt, load_template
 from ..self_play.sampler import Sampler
-from .data import load_labelled
+from .data import data_name, load_labelled
 from .metrics import summarize
 from .results import score
 
@@ -27,7 +28,8 @@ def labelled_rows(source, answer_format: str) -> Dataset | dict[str, Dataset]:
         return {name: labelled_rows(part, answer_format) for name, part in source.items()}
     rows = load_labelled(source, answer_format=answer_format)
     columns = {name: [row[name] for row in rows] for name in rows[0]}
-    return Dataset.from_dict(columns, info=DatasetInfo(dataset_name=source_name(source)))
+    name = data_name(source) if isinstance(source, (str, os.PathLike)) else source_name(source)
+    return Dataset.from_dict(columns, info=DatasetInfo(dataset_name=name))
 
 
 def evaluate_trainer(trainer, rows: Dataset, prefix: str = "eval") -> dict[str, float]:

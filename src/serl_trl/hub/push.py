@@ -72,7 +72,6 @@ def push(
     private: bool | None = True,
     push_instructions: bool = False,
     revision: str | None = None,
-    token: str | None = None,
 ) -> str:
     """Push the model of a finished run with its card, and its instructions before it, if asked for.
 
@@ -85,7 +84,6 @@ def push(
         push_instructions (`bool`, *optional*, defaults to `False`):
             Whether to push the ledger without the seeds' text as a dataset, `hub_model_id` with `-instructions`.
         revision (`str`, *optional*): The branch of the model's repository, `main` by default.
-        token (`str`, *optional*): The Hub's token, by default that of the environment.
 
     Returns:
         `str`: The URL of the model.
@@ -96,7 +94,7 @@ def push(
     """
     check_run(run)
     record, rows = read_instructions(run) if push_instructions else (None, [])
-    api = HfApi(token=token, library_name="serl-trl")
+    api = HfApi(library_name="serl-trl")
     url = api.create_repo(hub_model_id or Path(run).resolve().name, private=private, exist_ok=True)
     dataset_id = None
     if push_instructions:
@@ -135,10 +133,10 @@ def push_command(
     return shlex.join(parts)
 
 
-def push_or_exit(run: str | os.PathLike, hub_model_id: str | None, token: str | None = None, **settings) -> None:
+def push_or_exit(run: str | os.PathLike, hub_model_id: str | None, **settings) -> None:
     """Push as [`push`] does and say where to; a failure ends in the reason and the command that repeats the push."""
     try:
-        url = push(run, hub_model_id, token=token, **settings)
+        url = push(run, hub_model_id, **settings)
     except (Exception, KeyboardInterrupt) as error:  # a run of hours is behind it: the command is said in any case
         command = push_command(run, hub_model_id, **settings)
         sys.exit(f"error: The model is saved in {run}, but not pushed: {reason(error)}\nTo push it: {command}")

@@ -32,11 +32,18 @@ def load_loader_state(checkpoint: str | os.PathLike) -> dict:
     return json.loads((Path(checkpoint) / STATE_FILE).read_text(encoding="utf-8"))
 
 
+def rollout_sizes(trainer) -> dict[str, int]:
+    """Return the sizes that buffered rollouts depend on."""
+    names = ("generation_batch_size", "steps_per_generation", "num_generations", "num_iterations")
+    sizes = {name: getattr(trainer.args, name) for name in names}
+    return {"processes": trainer.accelerator.num_processes} | sizes
+
+
 def save_rollouts(
     checkpoint: str | os.PathLike,
     rank: int,
     micro_step: int,
-    schedule: dict[str, int],
+    sizes: dict[str, int],
     slices: list[dict[str, torch.Tensor | None]] | None,
 ) -> None:
     """Write one process's place in the generation cycle and the rollouts it has not finished training on.
@@ -45,7 +52,7 @@ def save_rollouts(
         checkpoint (`str`): The checkpoint's folder.
         rank (`int`): The process.
         micro_step (`int`): Batches trained so far, TRL's `_step`.
-        schedule (`dict[str, int]`): The sizes that the slices depend on.
+        sizes (`dict[str, int]`): From [`rollout_sizes`].
         slices (`list[dict[str, Tensor]]`, *optional*): TRL's `_buffered_inputs`; `None` at the end of a cycle.
     """
     tensors = {
@@ -54,17 +61,17 @@ def save_rollouts(
         for name, tensor in inputs.items()
         if tensor is not None
     }
-    metadata = {"micro_step": str(micro_step), "slices": str(len(slices or [])), "schedule": json.dumps(schedule)}
+    metadata = {"micro_step": str(micro_step), "slices": str(len(slices or [])), "sizes": json.dumps(sizes)}
     with atomic_write(_rollouts_path(checkpoint, rank)) as path:
         save_file(tensors, path, metadata=metadata)
 
 
 def load_rollouts(
-    checkpoint: str | os.PathLike, rank: int, schedule: dict[str, int], device: torch.device
+    checkpoint: str | os.PathLike, rank: int, sizes: dict[str, int], device: torch.device
 ) -> tuple[int, list[dict[str, torch.Tensor]] | None] | None:
     """Return `micro_step` and `slices` as saved by [`save_rollouts`].
 
-    `None`, with a warning, if they are missing, or would not fit because the schedule or the number of processes has
+    `None`, with a warning, if they are missing, or would not fit because the sizes or the number of processes has
     changed: then the run starts a new cycle.
     """
     path = _rollouts_path(checkpoint, rank)
@@ -73,9 +80,9 @@ def load_rollouts(
         return None
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
-        if json.loads(metadata["schedule"]) != schedule:
+        if json.loads(metadata["sizes"]) != sizes:
             logger.warning(
-                f"{path} was saved with {metadata['schedule']} and the run goes on with {json.dumps(schedule)}: its "
+                f"{path} was saved with {metadata['sizes']} and the run goes on with {json.dumps(sizes)}: its "
                 "rollouts are dropped, and new ones are sampled."
             )
             return None
