@@ -71,8 +71,16 @@ def test_a_folder_with_checkpoints_is_not_overwritten(whole_run):
 
 def test_a_run_that_its_instructions_ended_is_over(tmp_path):
     settings = {"max_steps": -1, "instructions_per_iteration": 6, "save_strategy": "steps", "save_steps": 1}
-    SeRLTrainer(str(TINY_MODEL), tiny_config(tmp_path, **settings), tiny_seeds()).train()
-    with pytest.raises(ValueError, match="has admitted 6 instructions .* Raise instructions_per_iteration to go on"):
+    trainer = SeRLTrainer(str(TINY_MODEL), tiny_config(tmp_path, **settings), tiny_seeds())
+    trainer.train()
+    # Killed before it saved its model, it goes on to that without training.
+    rows = ledger_rows(tmp_path)
+    resumed = SeRLTrainer(str(TINY_MODEL), tiny_config(tmp_path, **settings), tiny_seeds())
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == trainer.state.global_step and ledger_rows(tmp_path) == rows
+    assert all(torch.equal(*pair) for pair in zip(weights(trainer.model), weights(resumed.model), strict=True))
+    resumed.save_state()
+    with pytest.raises(ValueError, match="nothing is left to train .*instructions_per_iteration 6.* Raise"):
         SeRLTrainer(str(TINY_MODEL), tiny_config(tmp_path, **settings), tiny_seeds()).train(True)
     more = tiny_config(tmp_path, **settings | {"instructions_per_iteration": 9})
     SeRLTrainer(str(TINY_MODEL), more, tiny_seeds()).train(resume_from_checkpoint=True)
