@@ -73,8 +73,14 @@ def test_a_run_that_its_instructions_ended_is_over(tmp_path):
     settings = {"max_steps": -1, "instructions_per_iteration": 6, "save_strategy": "steps", "save_steps": 1}
     trainer = SeRLTrainer(str(TINY_MODEL), tiny_config(tmp_path, **settings), tiny_seeds())
     trainer.train()
-    trainer.save_state()
-    with pytest.raises(ValueError, match="instructions admitted: nothing is left to train .*per_iteration 6"):
+    # Killed before it saved its model, it goes on to that without training.
+    rows = ledger_rows(tmp_path)
+    resumed = SeRLTrainer(str(TINY_MODEL), tiny_config(tmp_path, **settings), tiny_seeds())
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == trainer.state.global_step and ledger_rows(tmp_path) == rows
+    assert all(torch.equal(*pair) for pair in zip(weights(trainer.model), weights(resumed.model), strict=True))
+    resumed.save_state()
+    with pytest.raises(ValueError, match="nothing is left to train .*instructions_per_iteration 6.* Raise"):
         SeRLTrainer(str(TINY_MODEL), tiny_config(tmp_path, **settings), tiny_seeds()).train(True)
     more = tiny_config(tmp_path, **settings | {"instructions_per_iteration": 9})
     SeRLTrainer(str(TINY_MODEL), more, tiny_seeds()).train(resume_from_checkpoint=True)
