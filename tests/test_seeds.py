@@ -69,7 +69,7 @@ def test_bad_rows_are_counted_and_the_rest_is_used(tmp_path, caplog):
         ("no_text.jsonl", '{"problem": 3}', "no instruction in its column 'problem'"),
         ("broken.jsonl", '{"problem": "x"}\n{"problem": ', "line 2: broken JSON"),
         ("broken.json", '[\n{"problem": "x"},\n]', "line 3: broken JSON"),
-        ("object.json", '{"problem": "x"}', "must hold one JSON list"),
+        ("object.json", '{"problem": "x"}', "Make it one list"),
         ("number.jsonl", "7", "row 1: expected an object or a text"),
         ("seeds.xlsx", "x", "can't be read"),
         ("seeds.parquet", "x", "is not a Parquet file"),

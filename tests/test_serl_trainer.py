@@ -323,7 +323,7 @@ def test_a_sharded_base_in_16_bits_is_refused_with_vllm(tmp_path, monkeypatch):
 
     config = tiny_config(tmp_path / "run", use_vllm=True, model_init_kwargs={"dtype": "bfloat16"})
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # as `accelerate launch` sets it
-    with pytest.raises(ValueError, match="loaded in bfloat16 and sharded, and merging for vLLM would wear it off"):
+    with pytest.raises(ValueError, match="loaded in bfloat16 and sharded, and merging for vLLM would change it"):
         SeRLTrainer(folder_without_weights(tmp_path), config, tiny_seeds(), peft_config=LoraConfig())
 
 

@@ -220,7 +220,7 @@ def _read_jsonl(path: Path) -> list[dict]:
 def _read_json(path: Path) -> list[dict]:
     content = _decode(path.read_text(encoding="utf-8-sig"), path)
     if not isinstance(content, list):
-        raise ValueError(f"{path} must hold one JSON list of objects or texts, got {type(content).__name__}.")
+        raise ValueError(f"{path} is a JSON {type(content).__name__}. Make it one list of objects or texts.")
     return [_as_row(value, path, number) for number, value in enumerate(content, start=1)]
 
 

@@ -218,7 +218,7 @@ def test_an_adapter_is_merged_into_its_base(tmp_path):
         ({"chat_template_kwargs": "{enable"}, "chat_template_kwargs is '{enable', which is no JSON"),
         ({"answer_format": "yes"}, "answer_format is 'yes'. Set it to one of math, choice"),
         ({"data": ["missing.jsonl"]}, "There is no file 'missing.jsonl'"),
-        ({"model": "./nowhere"}, "The model './nowhere' is neither a folder here nor to be had from the Hub"),
+        ({"model": "./nowhere"}, "The model './nowhere' is neither a folder here nor found on the Hub"),
         ({"prompt_template": "nowhere"}, "prompt_template 'nowhere' is neither"),
         ({"max_completion_length": 510}, "row 1, 'what is 0 plus 0 \\?': its prompt has 8 tokens, .* Set it to at most 504"),
         ({"compare": "nowhere.json"}, "compare is 'nowhere.json', which is no results.json"),

@@ -53,7 +53,7 @@ def _differ_though_small(first: Answer, second: Answer) -> bool:
 
 @lru_cache(maxsize=4096)
 def _is_huge(answer: Answer) -> bool:
-    """Whether evaluating the answer could take for ever: huge or stacked powers, factorials, long sums."""
+    """Whether evaluating the answer could take very long: huge or stacked powers, factorials, long sums."""
     return any(
         _is_huge_node(node)
         for expression in answer.expressions

@@ -76,7 +76,7 @@ def check_adapter(model: nn.Module) -> None:
 def merged_parameters(vllm_generation) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield each weight as vLLM knows it, adapters merged in: in the place of TRL's `_iter_named_params`.
 
-    TRL merges into the base itself and subtracts again, which wears a base in 16 bits off: 9.5 % of the weights have
+    TRL merges into the base itself and subtracts again, which changes a base in 16 bits: 9.5 % of its weights have
     changed after 100 steps (TRL#6688). Here PEFT merges into a copy, a layer at a time, so that each kind of LoRA
     (rsLoRA, DoRA) is merged as PEFT does it, and the base keeps its bits. For weights that no other process holds a part of.
 

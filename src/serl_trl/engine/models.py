@@ -34,9 +34,7 @@ def read_config(model: str, revision: str | None = None, trust_remote_code: bool
         return AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=trust_remote_code)
     except OSError as error:
         reason = str(error).strip().splitlines()[0]
-        raise ValueError(
-            f"The model {model!r} is neither a folder here nor to be had from the Hub: {reason}"
-        ) from error
+        raise ValueError(f"The model {model!r} is neither a folder here nor found on the Hub: {reason}") from error
 
 
 def model_length(config: PretrainedConfig) -> int:

@@ -35,7 +35,7 @@ def _check_server(trainer) -> None:
     """Raise `ValueError` if the vLLM server's context is shorter than ours.
 
     It refuses a prompt whose tokens and `max_tokens` exceed it together. Only the first process would hear of that, in
-    the midst of training, and the others wait for it in vain.
+    the midst of training, and the others would wait for it.
     """
     length = [None]
     if trainer.accelerator.is_main_process:

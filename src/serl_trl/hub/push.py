@@ -124,7 +124,7 @@ def push_command(
     push_instructions: bool = False,
     revision: str | None = None,
 ) -> str:
-    """Return the command that does the same as [`push`]; what is not said to be public is private."""
+    """Return the command that does the same as [`push`]; a repository is private unless `private` is `False`."""
     parts = ["serl-trl", "push", str(run)]
     parts += ["--hub_model_id", hub_model_id] if hub_model_id else []
     parts += ["--hub_revision", revision] if revision else []

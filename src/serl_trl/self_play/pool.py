@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 
 
 class InstructionPool:
-    """Seeds, kept for ever, and the latest instructions trained on.
+    """The seeds, and the latest instructions trained on.
 
     Args:
         seeds (`Sequence[str]`): The user's instructions.

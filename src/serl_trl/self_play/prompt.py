@@ -38,7 +38,9 @@ def load_template(name_or_path: str) -> PromptTemplate:
         raise ValueError(f"prompt_template {name_or_path!r} is no YAML: {error}. Correct it.") from error
     names = [field.name for field in fields(PromptTemplate)]
     if not isinstance(content, dict) or sorted(content) != sorted(names):
-        raise ValueError(f"prompt_template {name_or_path!r} must hold exactly the keys {', '.join(names)}.")
+        raise ValueError(
+            f"prompt_template {name_or_path!r} has other keys than {', '.join(names)}. Give it exactly these."
+        )
     return PromptTemplate(**{name: content[name] or "" for name in names})
 
 

@@ -61,7 +61,7 @@ def check_weights(model, config: PretrainedConfig, quantization_config, peft_con
     if is_sharded(args) and dtype.removeprefix("torch.") != "float32":
         # Where the weights are sharded, TRL's merge into the base itself is left as it is (see `merged_parameters`).
         raise ValueError(
-            f"The base model of the adapter is loaded in {dtype} and sharded, and merging for vLLM would wear it off. "
+            f"The base model of the adapter is loaded in {dtype} and sharded, and merging for vLLM would change it at every step. "
             "Set dtype to float32 (bf16=True still computes in bfloat16), or use DDP or ZeRO-2."
         )
     if peft_config is not None:
