@@ -18,15 +18,16 @@ from transformers import AutoModelForCausalLM
 HAS_WHEEL = sys.platform == "linux" and platform.machine() == "x86_64"
 pytestmark = [pytest.mark.vllm, pytest.mark.skipif(not HAS_WHEEL, reason="there is no vLLM for this machine")]
 
-# Evaluate, cut the record as a kill would, and evaluate again with the same engine, as starting it takes most of the time.
+# Evaluate, cut the samples as a kill would, and evaluate again with the same engine, as starting it takes most of the time.
 TWICE = """
 import sys
 from pathlib import Path
-from serl_trl.evaluation import engine, job
+from serl_trl.engine import standalone
+from serl_trl.evaluation import job
 
 loaded = []
-load_engine = engine.load_engine
-engine.load_engine = lambda *settings: loaded[0] if loaded else loaded.append(load_engine(*settings)) or loaded[0]
+load_vllm = standalone.load_vllm
+standalone.load_vllm = lambda *settings: loaded[0] if loaded else loaded.append(load_vllm(*settings)) or loaded[0]
 job.run(sys.argv[2:])
 folder = Path(sys.argv[1])
 (folder / "results.json").rename(folder / "first.json")

@@ -21,14 +21,17 @@ def prepare_vllm(trainer) -> None:
     if trainer.vllm_mode == "server":
         _check_server(trainer)
         return
-    # vLLM seeds `random`, NumPy and torch with the rank at its start. Equal within a tensor-parallel group, whose
-    # ranks must draw alike, and different between groups.
-    seed = trainer.args.seed * 10007 + trainer.accelerator.process_index // trainer.vllm_tensor_parallel_size
+    seed = engine_seed(trainer)  # vLLM seeds `random`, NumPy and torch with the rank at its start
     random.seed(seed)
-    np.random.seed(seed % 2**32)
+    np.random.seed(seed)
     torch.manual_seed(seed)
     if trainer.accelerator.device.type == "cpu":
         trainer.vllm_generation.sync_weights = MethodType(reload_weights, trainer.vllm_generation)
+
+
+def engine_seed(trainer) -> int:
+    """Return the seed of this process: equal within a tensor-parallel group, whose ranks must draw alike, only."""
+    return (trainer.args.seed * 10007 + trainer.accelerator.process_index // trainer.vllm_tensor_parallel_size) % 2**32
 
 
 def _check_server(trainer) -> None:
