@@ -66,3 +66,9 @@ def test_vllm_agrees_with_transformers_and_resumes(tmp_path):
     assert abs(base["datasets"]["sums"]["metrics"]["pass@1"]["value"] - adapted["metrics"]["pass@1"]["value"]) > 0.16
     assert any(len(set(row["answers"])) > 1 for row in first["rows"])
     assert resumed == first
+
+    # Two replicas draw what one engine does.
+    two = values | {"use_vllm": True, "vllm_data_parallel_size": 2, "output_dir": str(tmp_path / "two")}
+    result = subprocess.run(command(two), env=environment, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert result_of(tmp_path / "two" / "results.json") == first

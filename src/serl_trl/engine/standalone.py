@@ -149,15 +149,16 @@ def load_vllm(args, tokenizer: PreTrainedTokenizerBase, model: str, max_length: 
     }
     from vllm import LLM
 
-    return partial(_sample_vllm, args, LLM(model, **settings).llm_engine, tokenizer)
+    engine = LLM(model, **settings).llm_engine
+    ends = eos_tokens(tokenizer, engine.model_config.try_get_generation_config().get("eos_token_id"))
+    return partial(_sample_vllm, args, engine, tokenizer, ends)
 
 
-def _sample_vllm(args, engine, tokenizer, prompt_ids, num_completions, done):
+def _sample_vllm(args, engine, tokenizer, ends, prompt_ids, num_completions, done):
     """Hand all prompts to vLLM at once, each with its own seed, and yield them in the order that they are finished."""
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
-    ends = eos_tokens(tokenizer, engine.model_config.try_get_generation_config().get("eos_token_id"))
     for number, ids in enumerate(prompt_ids):
         if number not in done:
             params = SamplingParams(

@@ -31,7 +31,8 @@ def prepare_vllm(trainer) -> None:
 
 def engine_seed(trainer) -> int:
     """Return the seed of this process: equal within a tensor-parallel group, whose ranks must draw alike, only."""
-    return (trainer.args.seed * 10007 + trainer.accelerator.process_index // trainer.vllm_tensor_parallel_size) % 2**32
+    together = trainer.vllm_tensor_parallel_size if trainer.use_vllm else 1
+    return (trainer.args.seed * 10007 + trainer.accelerator.process_index // together) % 2**32
 
 
 def _check_server(trainer) -> None:

@@ -54,21 +54,30 @@ def add_results(path: str | os.PathLike, results: Sequence[dict]) -> None:
     card.save(path)
 
 
-def evaluations(log_history: Sequence[dict], prefix: str = "eval") -> list[dict]:
-    """Return the entries of Trainer's log that hold an evaluation during training, in order."""
-    return [entry for entry in log_history if f"{prefix}_pass@1" in entry]
+def evaluated_at(log_history: Sequence[dict], step: int) -> dict:
+    """Return all that an evaluation during training has logged at this step, on all datasets; nothing without one."""
+    entries = [entry for entry in log_history if entry["step"] == step and any("pass@1" in key for key in entry)]
+    return {name: value for entry in entries for name, value in entry.items()}
 
 
 def training_results(trainer) -> list[dict]:
-    """Return the last evaluation of a [`SeRLTrainer`] as [`add_results`] takes it, by dataset; none without one."""
-    args, datasets = trainer.args, trainer.eval_dataset
+    """Return the last evaluation of a [`SeRLTrainer`] (that of the best model, if it has loaded it), by dataset.
+
+    Returns:
+        `list[dict]`: As [`add_results`] takes it; empty without an evaluation.
+    """
+    args, state, datasets = trainer.args, trainer.state, trainer.eval_dataset
+    best = state.best_global_step if args.load_best_model_at_end else None
     if not isinstance(datasets, dict):
         datasets = {None: datasets}
     results = []
     for name, rows in datasets.items():
         prefix = "eval" if name is None else f"eval_{name}"
-        for entry in evaluations(trainer.state.log_history, prefix)[-1:]:
-            measured = {
+        measured = [
+            entry for entry in state.log_history if f"{prefix}_pass@1" in entry and best in (None, entry["step"])
+        ]
+        for entry in measured[-1:]:
+            details = {
                 "num_samples": args.num_generations_eval or args.num_generations,
                 "temperature": args.temperature,
                 "max_completion_length": args.max_completion_length,
@@ -83,7 +92,7 @@ def training_results(trainer) -> list[dict]:
                     "value": round(entry[metric], 4),
                     "details": {
                         "interval_95": [round(entry[f"{metric}_{end}"], 4) for end in ("low", "high")],
-                        **measured,
+                        **details,
                     },
                 }
                 for metric in metrics
