@@ -10,6 +10,7 @@ import torch
 from conftest import ROOT, TINY_MODEL, TINY_TEMPLATE, tiny_config, tiny_seeds, weights
 from run_evaluation import QUESTIONS, evaluations
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers import TrainerCallback
 
 from serl_trl import SeRLTrainer
 from serl_trl.engine.standalone import StandaloneSampler
@@ -27,6 +28,15 @@ def make_trainer(folder, eval_dataset=QUESTIONS, **changes) -> SeRLTrainer:
 
 def evaluated_steps(trainer, key: str = "eval_pass@1") -> list[int]:
     return [entry["step"] for entry in trainer.state.log_history if key in entry]
+
+
+class SpoiledAtTheEnd(TrainerCallback):
+    """Sets all weights to zero after the last step, before it is evaluated."""
+
+    def on_step_end(self, args, state, control, model, **kwargs):
+        if state.global_step == args.max_steps:
+            for parameter in model.parameters():
+                parameter.data.zero_()
 
 
 @pytest.mark.distributed
@@ -111,9 +121,10 @@ def test_resuming_does_not_evaluate_a_step_again(tmp_path):
 
 def test_the_best_model_is_loaded_by_a_metric_and_trackers_show_it(tmp_path, monkeypatch):
     settings = {"eval_strategy": "steps", "eval_steps": 1, "save_strategy": "steps", "save_steps": 1, "max_steps": 3}
-    settings |= {"load_best_model_at_end": True, "metric_for_best_model": "pass@1", "learning_rate": 3e-2}
+    settings |= {"load_best_model_at_end": True, "metric_for_best_model": "pass@1"}
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "logs"))
     trainer = make_trainer(tmp_path, report_to="tensorboard", **settings)
+    trainer.add_callback(SpoiledAtTheEnd())
     trainer.train()
     entries = [entry for entry in trainer.state.log_history if "eval_pass@1" in entry]
     best = max(entries, key=lambda entry: entry["eval_pass@1"])  # the first of equal ones

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from multiprocessing import get_context
@@ -70,10 +71,13 @@ class Replicas:
         return message
 
     def close(self) -> None:
-        """End the processes at once."""
+        """End the processes: by themselves within five seconds, or else at once."""
+        deadline = time.monotonic() + 5
+        for connection in self.processes:
+            connection.close()
         for process in self.processes.values():
+            process.join(max(deadline - time.monotonic(), 0))
             process.kill()
-        for process in self.processes.values():
             process.join()
 
 
@@ -85,5 +89,7 @@ def _serve(load: Callable, connection: Connection) -> None:
             for finished in engine(*connection.recv()):
                 connection.send(finished)
             connection.send(None)
+    except (EOFError, ConnectionError):
+        return  # the evaluation has ended
     except Exception as error:
         connection.send(f"{type(error).__name__}: {error}")
