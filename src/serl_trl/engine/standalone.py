@@ -23,9 +23,6 @@ from .sampler import as_completions, eos_tokens
 from .vllm_cpu import seeded_cpu_settings
 
 
-Engine = Callable[[Sequence[list[int]], int, Collection[int]], Iterator[tuple[int, list[Completion]]]]
-
-
 class StandaloneSampler:
     """What an evaluation needs of a [`Sampler`], for a model by itself, which is loaded when it first samples.
 
@@ -36,12 +33,12 @@ class StandaloneSampler:
         ValueError: if the model has no tokenizer.
     """
 
-    step, rank, num_processes = 0, 0, 1
+    rank, num_processes = 0, 1
 
     def __init__(self, args):
         self.args, self.tokenizer = args, read_tokenizer(args.model, args.trust_remote_code)
         self._longest = 0  # tokens of the longest prompt
-        self._engine: Engine | None = None
+        self._engine: Callable | None = None
         self._opened = ExitStack()
 
     def tokenize(self, prompts: Sequence[list[Message]]) -> list[list[int]]:
@@ -67,7 +64,7 @@ class StandaloneSampler:
         """End all processes that were started."""
         self._opened.close()
 
-    def _load(self) -> Engine:
+    def _load(self) -> Callable:
         args, model = self.args, self.args.model
         if not args.use_vllm:
             return load_transformers(args, self.tokenizer)
@@ -93,7 +90,7 @@ def _load_model(args) -> PreTrainedModel:
     return load(args.model, **kwargs)
 
 
-def load_transformers(args, tokenizer: PreTrainedTokenizerBase) -> Engine:
+def load_transformers(args, tokenizer: PreTrainedTokenizerBase) -> Callable:
     """Load the model into transformers."""
     model = _load_model(args).to(torch.accelerator.current_accelerator() or "cpu").eval()
     # The model's own generation settings, such as top_k or repetition_penalty, apply in neither engine nor training.
@@ -135,7 +132,7 @@ def _generate(model, tokenizer, batch: list[list[int]], num_completions: int) ->
     return as_completions(tokenizer, token_ids, ends)
 
 
-def load_vllm(args, tokenizer: PreTrainedTokenizerBase, model: str, max_length: int) -> Engine:
+def load_vllm(args, tokenizer: PreTrainedTokenizerBase, model: str, max_length: int) -> Callable:
     """Load a model into vLLM; `max_length` is the longest prompt with its completion, in tokens."""
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # Ctrl-C would end its process in a traceback
     on_cpu = torch.accelerator.current_accelerator() is None

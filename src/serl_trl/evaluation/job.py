@@ -14,6 +14,7 @@ from transformers import HfArgumentParser
 
 from ..atomic_write import atomic_write
 from .arguments import EvaluationArguments
+from .data import card_name
 from .model_index import add_results
 from .preparation import Job, prepare
 from .report import report
@@ -54,7 +55,11 @@ def complete(job: Job) -> dict:
         with atomic_write(Path(args.output_dir) / name) as unfinished:
             unfinished.write_text(text + "\n", encoding="utf-8")
     if args.write_card:
-        add_results(Path(args.model) / "README.md", card_results(results))
+        names = ("num_samples", "temperature", "top_p", "max_completion_length")
+        measured = {name: getattr(args, name) for name in names}
+        for data in results["datasets"].values():
+            card = Path(args.model) / "README.md"
+            add_results(card, card_results(card_name(data["source"]), data["metrics"], measured))
     return results
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard
 
+from .results import card_results
+
 
 def read_card(path: str | os.PathLike) -> ModelCard:
     """Return the model card.
@@ -72,29 +74,26 @@ def training_results(trainer) -> list[dict]:
         datasets = {None: datasets}
     results = []
     for name, rows in datasets.items():
-        prefix = "eval" if name is None else f"eval_{name}"
-        measured = [
-            entry for entry in state.log_history if f"{prefix}_pass@1" in entry and best in (None, entry["step"])
+        prefix = "eval_" if name is None else f"eval_{name}_"
+        entries = [
+            entry for entry in state.log_history if f"{prefix}pass@1" in entry and best in (None, entry["step"])
         ]
-        for entry in measured[-1:]:
-            details = {
+        for entry in entries[-1:]:
+            measured = {
                 "num_samples": args.num_generations_eval or args.num_generations,
                 "temperature": args.temperature,
                 "max_completion_length": args.max_completion_length,
                 "instructions": len(rows),
                 "step": entry["step"],
             }
-            metrics = [key for key in entry if key.startswith(f"{prefix}_") and f"{key}_low" in entry and "@" in key]
-            results += [
-                {
-                    "dataset": name or rows.info.dataset_name,
-                    "metric": metric.removeprefix(f"{prefix}_"),
-                    "value": round(entry[metric], 4),
-                    "details": {
-                        "interval_95": [round(entry[f"{metric}_{end}"], 4) for end in ("low", "high")],
-                        **details,
-                    },
+            metrics = {
+                key.removeprefix(prefix): {
+                    "value": entry[key],
+                    "low": entry[f"{key}_low"],
+                    "high": entry[f"{key}_high"],
                 }
-                for metric in metrics
-            ]
+                for key in entry
+                if key.startswith(prefix) and f"{key}_low" in entry
+            }
+            results += card_results(name or rows.info.dataset_name, metrics, measured)
     return results

@@ -4,7 +4,6 @@ from collections.abc import Iterable, Sequence
 
 from ..answers.reading import answers_equal, parse_true_answer
 from ..answers.voting import answer_classes, read_answers
-from .data import card_name
 from .metrics import by_level, paired_difference, summarize
 from .samples import setting_differences
 
@@ -73,18 +72,15 @@ def comparison(results: dict, baseline: dict) -> dict:
     }
 
 
-def card_results(results: dict) -> list[dict]:
-    """Return every pass@k and maj@k of each source as [`add_results`] takes them."""
-    settings = results["settings"]
-    measured = {name: settings[name] for name in ("num_samples", "temperature", "top_p", "max_completion_length")}
+def card_results(dataset: str, metrics: dict[str, dict[str, float]], measured: dict) -> list[dict]:
+    """Return every pass@k and maj@k of [`summarize`] as [`add_results`] takes it; `measured` says how."""
     return [
         {
-            "dataset": card_name(data["source"]),
+            "dataset": dataset,
             "metric": metric,
             "value": round(values["value"], 4),
             "details": {"interval_95": [round(values["low"], 4), round(values["high"], 4)], **measured},
         }
-        for data in results["datasets"].values()
-        for metric, values in data["metrics"].items()
+        for metric, values in metrics.items()
         if "@" in metric
     ]
