@@ -117,6 +117,10 @@ def test_resuming_does_not_evaluate_a_step_again(tmp_path):
     assert result["value"] == round(entry["eval_first_maj@4"], 4) and result["details"]["step"] == 4
     interval = [round(entry[f"eval_first_maj@4_{end}"], 4) for end in ("low", "high")]
     assert result["details"]["interval_95"] == interval and interval[0] < interval[1]
+    assert result["details"]["num_samples"] == 4 and result["details"]["instructions"] == 3
+    # Another dataset comes beside them.
+    whole.evaluate(QUESTIONS.select([2]))
+    assert {result["dataset"] for result in training_results(whole)} == {"first", "second", "a dataset in memory"}
 
 
 def test_the_best_model_is_loaded_by_a_metric_and_trackers_show_it(tmp_path, monkeypatch):

@@ -1,11 +1,9 @@
 """What vLLM needs of a trainer: weights as they are, a seed that counts, a server of the right length."""
 
-import random
 from types import MethodType
 
-import numpy as np
-import torch
 from accelerate.utils import broadcast_object_list, is_peft_model
+from transformers import set_seed
 
 from .adapters import merged_parameters
 from .models import context_length, is_sharded
@@ -21,10 +19,7 @@ def prepare_vllm(trainer) -> None:
     if trainer.vllm_mode == "server":
         _check_server(trainer)
         return
-    seed = engine_seed(trainer)  # vLLM seeds `random`, NumPy and torch with the rank at its start
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
+    set_seed(engine_seed(trainer))  # vLLM seeds `random`, NumPy and torch with the rank at its start
     if trainer.accelerator.device.type == "cpu":
         trainer.vllm_generation.sync_weights = MethodType(reload_weights, trainer.vllm_generation)
 

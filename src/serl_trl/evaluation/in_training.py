@@ -7,30 +7,30 @@ from contextlib import contextmanager
 import numpy as np
 import torch
 from datasets import Dataset, DatasetInfo
+from transformers import set_seed
 
 from ..engine.vllm import engine_seed
 from ..self_play.prompt import answer_prompt, load_template
 from .data import card_name, load_labelled
 from .metrics import summarize
-from .results import score_all
+from .results import card_results, score_all
 from .samples import as_sample
 
 
-def labelled_rows(source, answer_format: str) -> Dataset | dict[str, Dataset]:
+def labelled_rows(source, answer_format: str, name: str | None = None) -> Dataset | dict[str, Dataset]:
     """Return labelled instructions as Trainer keeps them; of a dictionary of sources, those of each name.
 
     Raises:
         ValueError: As in [`load_labelled`].
     """
     if isinstance(source, dict):
-        return {name: labelled_rows(part, answer_format) for name, part in source.items()}
+        return {name: labelled_rows(part, answer_format, name) for name, part in source.items()}
     rows = load_labelled(source, answer_format=answer_format)
-    columns = {name: [row[name] for row in rows] for name in rows[0]}
-    return Dataset.from_dict(columns, info=DatasetInfo(dataset_name=card_name(source)))
+    return Dataset.from_list(rows, info=DatasetInfo(dataset_name=name or card_name(source)))
 
 
 def evaluate_trainer(trainer, rows: Dataset, prefix: str = "eval") -> dict[str, float]:
-    """Sample answers to all instructions in one call, and log every metric with its interval.
+    """Sample answers to all instructions in one call, and log every metric with its interval, and `results` for the card.
 
     What is logged as `eval_pass@1`, `eval_pass@1_low` and `eval_pass@1_high` is `eval/pass@1` and so on in TensorBoard and
     other trackers. Sampling draws from generators of its own, so that training goes on as if there had been no evaluation;
@@ -42,17 +42,21 @@ def evaluate_trainer(trainer, rows: Dataset, prefix: str = "eval") -> dict[str, 
         prefix (`str`): What the names of the metrics begin with.
     """
     args, sampler = trainer.args, trainer.loader.sampler
+    num_samples = args.num_generations_eval or args.num_generations
     trainer._last_loaded_step = -1  # `load_best_model_at_end` changes weights without a step: vLLM takes them afresh
     trainer.model.eval()
     with own_generators(engine_seed(trainer), trainer.accelerator.device):
         template = load_template(args.prompt_template)
         prompt_ids = sampler.tokenize([answer_prompt(row["instruction"], template) for row in rows])
-        groups = sampler.sample(prompt_ids, args.num_generations_eval or args.num_generations)
+        groups = sampler.sample(prompt_ids, num_samples)
     summary = summarize(score_all(sampler, list(rows), map(as_sample, groups), args.answer_format))
     metrics = {f"{prefix}_{name}": value["value"] for name, value in summary.items()}
     metrics |= {f"{prefix}_{name}_{end}": value[end] for name, value in summary.items() for end in ("low", "high")}
     trainer.model.eval()  # continuous batching ends in training mode, and TRL's log asks for the mode
     trainer.log(dict(metrics))
+    measured = {name: getattr(args, name) for name in ("temperature", "max_completion_length")}
+    measured |= {"num_samples": num_samples, "instructions": len(rows), "step": trainer.state.global_step}
+    trainer.state.log_history[-1]["results"] = card_results(rows.info.dataset_name, summary, measured)
     trainer.control = trainer.callback_handler.on_evaluate(args, trainer.state, trainer.control, metrics)
     return metrics
 
@@ -62,9 +66,7 @@ def own_generators(seed: int, device: torch.device) -> Iterator[None]:
     """Let the block draw from global generators seeded with `seed`; after it they are as they were before."""
     states = random.getstate(), np.random.get_state()
     with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        random.seed(seed)
-        np.random.seed(seed)
-        torch.manual_seed(seed)
+        set_seed(seed)
         try:
             yield
         finally:

@@ -7,8 +7,6 @@ from pathlib import Path
 
 from huggingface_hub import EvalResult, ModelCard
 
-from .results import card_results
-
 
 def read_card(path: str | os.PathLike) -> ModelCard:
     """Return the model card.
@@ -58,42 +56,19 @@ def add_results(path: str | os.PathLike, results: Sequence[dict]) -> None:
 
 def evaluated_at(log_history: Sequence[dict], step: int) -> dict:
     """Return all that an evaluation during training has logged at this step, on all datasets; nothing without one."""
-    entries = [entry for entry in log_history if entry["step"] == step and any("pass@1" in key for key in entry)]
+    entries = [entry for entry in log_history if entry["step"] == step and "results" in entry]
     return {name: value for entry in entries for name, value in entry.items()}
 
 
 def training_results(trainer) -> list[dict]:
-    """Return the last evaluation of a [`SeRLTrainer`] (that of the best model, if it has loaded it), by dataset.
+    """Return the last evaluation of a [`SeRLTrainer`] on each dataset, as [`add_results`] takes it.
 
-    Returns:
-        `list[dict]`: As [`add_results`] takes it; empty without an evaluation.
+    If the trainer has loaded its best model at the end, it is the evaluation of that one.
     """
-    args, state, datasets = trainer.args, trainer.state, trainer.eval_dataset
-    best = state.best_global_step if args.load_best_model_at_end else None
-    if not isinstance(datasets, dict):
-        datasets = {None: datasets}
-    results = []
-    for name, rows in datasets.items():
-        prefix = "eval_" if name is None else f"eval_{name}_"
-        entries = [
-            entry for entry in state.log_history if f"{prefix}pass@1" in entry and best in (None, entry["step"])
-        ]
-        for entry in entries[-1:]:
-            measured = {
-                "num_samples": args.num_generations_eval or args.num_generations,
-                "temperature": args.temperature,
-                "max_completion_length": args.max_completion_length,
-                "instructions": len(rows),
-                "step": entry["step"],
-            }
-            metrics = {
-                key.removeprefix(prefix): {
-                    "value": entry[key],
-                    "low": entry[f"{key}_low"],
-                    "high": entry[f"{key}_high"],
-                }
-                for key in entry
-                if key.startswith(prefix) and f"{key}_low" in entry
-            }
-            results += card_results(name or rows.info.dataset_name, metrics, measured)
-    return results
+    best = trainer.state.best_global_step if trainer.args.load_best_model_at_end else None
+    last = {
+        entry["results"][0]["dataset"]: entry["results"]
+        for entry in trainer.state.log_history
+        if "results" in entry and best in (None, entry["step"])
+    }
+    return [result for results in last.values() for result in results]
