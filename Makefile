@@ -1,13 +1,16 @@
 PYTHON ?= python3
 VENV := .venv/bin
 
-.PHONY: demo test style setup clean
+.PHONY: demo test test-fast style setup clean
 
 demo: setup  ## watch a real language model teach itself for a few minutes
 	@$(VENV)/python scripts/demo.py
 
 test: setup  ## run every test, those with a real vLLM included
 	@$(VENV)/python -m pytest
+
+test-fast: setup  ## run the tests that need no model, in less than a minute
+	@$(VENV)/python -m pytest -m "not training and not vllm and not distributed"
 
 style: setup  ## format and lint
 	@$(VENV)/ruff format . && $(VENV)/ruff check --fix .

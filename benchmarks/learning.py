@@ -342,6 +342,29 @@ def draw(groups: dict[str, list[dict]], path: Path) -> None:
     figure.savefig(path, dpi=80)
 
 
+def draw_front(groups: dict[str, list[dict]], path: Path) -> None:
+    """Draw what the README begins with: pass@1 over the steps of SeRL and of true labels on the same seeds."""
+    figure, axis = plt.subplots(figsize=(8, 3.6), layout="constrained")
+    shown = {
+        "SeRL": ("SeRL, no labels", "C0"),
+        "true labels on the seeds": ("true labels on the same questions", "C7"),
+    }
+    for arm, (label, color) in shown.items():
+        curves = [run["curve"] for run in groups[arm]]
+        steps = [step for step, _ in curves[0]]
+        points = [interval([curve[n][1] for curve in curves]) for n in range(len(steps))]
+        axis.plot(steps, [mean for mean, _ in points], color=color, label=label)
+        bounds = ([mean - half for mean, half in points], [mean + half for mean, half in points])
+        axis.fill_between(steps, *bounds, color=color, alpha=0.2, linewidth=0)
+    axis.axhline(groups["SeRL"][0]["curve"][0][1], color="gray", linewidth=0.8, linestyle=":", label="start")
+    axis.set(xlabel="step", ylabel="pass@1 on held-out questions")
+    axis.set_title(
+        f"a 0.3 M-parameter model, mean of {len(groups['SeRL'])} seeds with its 95 % interval", fontsize="medium"
+    )
+    axis.legend(loc="lower right")
+    figure.savefig(path, dpi=110)
+
+
 def sweep_name(changes: dict) -> str:
     """Return the name of an arm of the sweep, that of SeRL itself for no changes."""
     return ", ".join(["SeRL", *(f"{setting} {value}" for setting, value in changes.items())])
@@ -388,6 +411,8 @@ def main() -> None:
     print(table(groups, start[f"maj@{SAMPLES}"]))
     figure = ROOT / "docs" / f"{name}.png"
     (draw_sweep if args.sweep else draw)(groups, figure)
+    if not args.sweep:
+        draw_front(groups, ROOT / "docs" / "gain.png")
     print(f"\n{figure.relative_to(ROOT)}")
 
 

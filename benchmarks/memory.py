@@ -80,7 +80,7 @@ def measure(case: dict, output: str) -> None:
     prompts = [answer_prompt(seed, load_template("math")) for seed in seeds["instruction"]]
     work = Workload(
         method=method,
-        batch=config.per_device_train_batch_size,
+        per_device_train_batch_size=config.per_device_train_batch_size,
         sequences=config.generation_batch_size,
         prompt_length=max(len(ids) for ids in trainer.loader.sampler.tokenize(prompts)),
         completion_length=COMPLETION_LENGTH,

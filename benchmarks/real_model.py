@@ -88,7 +88,8 @@ def warm_up(model_folder: Path, rows: list[dict], target: float, output: Path) -
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    from serl_trl.self_play.prompt import answer_prompt, load_template, tokenize_prompts
+    from serl_trl.engine.models import tokenize_prompts
+    from serl_trl.self_play.prompt import answer_prompt, load_template
 
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(model_folder)

@@ -14,11 +14,11 @@ TINY_MODEL = Path(__file__).parent / "tiny_model"
 TINY_TEMPLATE = Path(__file__).parent / "tiny_template.yaml"
 sys.path.insert(0, str(ROOT / "scripts"))
 
-from make_tiny_model import PAIRS, question  # noqa: E402
-
 
 def tiny_seeds(count: int = 50) -> Dataset:
     """Return some of the 200 questions that the tiny model knows."""
+    from make_tiny_model import PAIRS, question
+
     return Dataset.from_dict({"instruction": [question(*pair) for pair in random.Random(1).sample(PAIRS, count)]})
 
 
@@ -64,6 +64,13 @@ def ledger_rows(output_dir) -> list[dict]:
 def weights(model) -> list:
     """Return copies of all parameters."""
     return [parameter.detach().clone() for parameter in model.parameters()]
+
+
+def pytest_collection_modifyitems(items) -> None:
+    """Mark as `training` what stands in a file that uses the tiny model or a notebook; `make test-fast` leaves it out."""
+    for item in items:
+        if {"TINY_MODEL", "make_trainer", "run_notebook"} & vars(item.module).keys():
+            item.add_marker("training")
 
 
 @pytest.fixture

@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor
 from trl.distributed import DistributedBackend
 
-from serl_trl import SeRLTrainer, loader
-from serl_trl.sampler import TrainerSampler
+from serl_trl import SeRLTrainer
+from serl_trl.engine.sampler import TrainerSampler
 from serl_trl.self_play.carriers import Completion
 
 
@@ -51,7 +51,7 @@ def make_trainer(output_dir, lora: bool = False, same_completions: bool = False,
         adapter = LoraConfig(r=4, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM")
     trainer = SeRLTrainer(str(TINY_MODEL), config, tiny_seeds(), peft_config=adapter)
     if same_completions:
-        trainer.loader.sampler = SameCompletions(trainer)
+        trainer.loader.sampler = trainer.loader.source.sampler = SameCompletions(trainer)
     return trainer
 
 
@@ -66,25 +66,23 @@ def whole_weights(trainer) -> dict[str, torch.Tensor]:
 def main() -> None:
     output_dir, settings = Path(sys.argv[1]), json.loads(sys.argv[2])
     trainer = make_trainer(output_dir, **settings)
-    batches, groups, vote = [], [], trainer.loader.vote
-    judged, carried = [], []  # by this process: completions it voted on in each round, and candidates it trains
-    hand_over, single_turn = trainer.loader.hand_over, trainer._generate_single_turn
-    majority_vote = loader.majority_vote
+    batches, groups, label = [], [], trainer.loader.label
+    judged, carried = [], []  # by this process: completions it labelled in each round, and candidates it trains
+    hand_over, rollouts, judge = trainer.loader.hand_over, trainer._rollouts, trainer.loader.labels.label
 
-    def recording_majority_vote(completions, **kwargs):
+    def recording_judge(instruction, completions, truncated):
         judged[-1].append(completions)
-        return majority_vote(completions, **kwargs)
+        return judge(instruction, completions, truncated)
 
-    def recording_vote(admitted, answered, funnel):
+    def recording_label(admitted, answered, funnel):
         judged.append([])
-        votes = vote(admitted, answered, funnel)
+        votes = label(admitted, answered, funnel)
         groups.append([[completion.text for completion in group] for _, group in answered])
         return votes
 
-    def recording_single_turn(*args, **kwargs):
-        if trainer._carried is not None:
-            carried.append([group.candidate_id for group, _ in trainer._carried])
-        return single_turn(*args, **kwargs)
+    def recording_rollouts(rows):
+        carried.append([group.candidate_id for group, _ in rows])
+        return rollouts(rows)
 
     def recording_hand_over(*args):
         batch = hand_over(*args)
@@ -104,9 +102,9 @@ def main() -> None:
         return advantages
 
     estimated, token_advantages = [], trainer._token_advantages
-    trainer._token_advantages = recording_token_advantages
-    trainer.loader.vote, trainer.loader.hand_over = recording_vote, recording_hand_over
-    trainer._generate_single_turn, loader.majority_vote = recording_single_turn, recording_majority_vote
+    trainer._token_advantages, trainer._rollouts = recording_token_advantages, recording_rollouts
+    trainer.loader.label, trainer.loader.hand_over = recording_label, recording_hand_over
+    trainer.loader.labels.label = recording_judge
     trainer.train(resume_from_checkpoint=sys.argv[3] if len(sys.argv) > 3 else None)
     weights = whole_weights(trainer)
     report = {
@@ -116,7 +114,7 @@ def main() -> None:
         "groups": groups,
         "carried": carried,
         "estimated": estimated,
-        "admitted": trainer.loader.filter.texts[50:],
+        "admitted": trainer.loader.source.state_dict().get("admitted"),
         "wrapped": type(trainer.model_wrapped).__name__,
         "weights": [parameter.double().sum().item().hex() for parameter in weights.values()],
     }

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 from accelerate.commands.config.config_args import load_config_from_file
-from accelerate.utils import DistributedType
 from conftest import ROOT, tiny_config, tiny_seeds
 from run_tiny import make_trainer, whole_weights
 from safetensors.torch import load_file
@@ -42,8 +42,8 @@ SETTINGS = {
         ("cpu", "NO", {"use_cpu": True, "num_processes": 1, "mixed_precision": "no"}),
         ("single_gpu", "NO", {"use_cpu": False, "num_processes": 1}),
         ("multi_gpu", "MULTI_GPU", {"num_processes": 8}),
-        ("deepspeed_zero2", "DEEPSPEED", {"deepspeed_config": {"zero_stage": 2}}),
-        ("deepspeed_zero3", "DEEPSPEED", {"deepspeed_config": {"zero_stage": 3, "zero3_save_16bit_model": True}}),
+        ("zero2", "DEEPSPEED", {"deepspeed_config": {"zero_stage": 2}}),
+        ("zero3", "DEEPSPEED", {"deepspeed_config": {"zero_stage": 3, "zero3_save_16bit_model": True}}),
         ("fsdp2", "FSDP", {"fsdp_config": {"fsdp_version": 2, "fsdp_cpu_ram_efficient_loading": False}}),
     ],
 )
@@ -55,13 +55,13 @@ def test_accelerate_reads_each_configuration(name, distributed_type, settings):
         assert (value.items() <= found.items()) if isinstance(value, dict) else (found == value), key
 
 
-def launch(name: str, output_dir: Path, **settings) -> subprocess.CompletedProcess:
+def launch(name: str, output_dir: Path, checkpoint: str = "", **settings) -> subprocess.CompletedProcess:
     """Start two processes on the CPU with one of the configurations."""
     command = [str(Path(sys.executable).parent / "accelerate"), "launch", "--config_file", str(CONFIGS[name])]
     command += ["--num_processes", "2", "--mixed_precision", "no", "--main_process_port", "0"]
-    command += [str(ROOT / "tests" / "run_tiny.py"), str(output_dir), json.dumps(settings)]
+    command += [str(ROOT / "tests" / "run_tiny.py"), str(output_dir), json.dumps(settings), *checkpoint.split()]
     environment = {"ACCELERATE_USE_CPU": "true", "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
-    if name.startswith("deepspeed"):
+    if name.startswith("zero"):
         del environment["ACCELERATE_USE_CPU"]  # accelerate would pass DeepSpeed over
     return subprocess.run(command, env=os.environ | environment, capture_output=True, text=True, timeout=300)
 
@@ -88,10 +88,10 @@ def one_process(tmp_path_factory):
         ("multi_gpu", True, "DistributedDataParallel"),
         ("fsdp2", False, "FSDPLlamaForCausalLM"),
         ("fsdp2", True, "FSDPPeftModelForCausalLM"),
-        pytest.param("deepspeed_zero2", False, "DeepSpeedEngine", marks=NEEDS_DEEPSPEED),
-        pytest.param("deepspeed_zero2", True, "DeepSpeedEngine", marks=NEEDS_DEEPSPEED),
-        pytest.param("deepspeed_zero3", False, "DeepSpeedEngine", marks=NEEDS_DEEPSPEED),
-        pytest.param("deepspeed_zero3", True, "DeepSpeedEngine", marks=NEEDS_DEEPSPEED),
+        pytest.param("zero2", False, "DeepSpeedEngine", marks=NEEDS_DEEPSPEED),
+        pytest.param("zero2", True, "DeepSpeedEngine", marks=NEEDS_DEEPSPEED),
+        pytest.param("zero3", False, "DeepSpeedEngine", marks=NEEDS_DEEPSPEED),
+        pytest.param("zero3", True, "DeepSpeedEngine", marks=NEEDS_DEEPSPEED),
     ],
 )
 def test_two_processes_train_what_one_does(name, lora, wrapped, one_process, tmp_path):
@@ -105,6 +105,21 @@ def test_two_processes_train_what_one_does(name, lora, wrapped, one_process, tmp
         assert torch.equal(first[key], second[key]), key
         # The steps are about 1e-3: equal to a thousandth of one.
         torch.testing.assert_close(first[key], expected, rtol=0, atol=1e-6, msg=key)
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("lora", [False, True])
+def test_fsdp2_resumes_with_the_same_bits(tmp_path, lora):
+    settings = SETTINGS | {"lora": lora, "gradient_accumulation_steps": 2, "save_strategy": "steps", "save_steps": 1}
+    weights = []
+    for name, checkpoint in (("whole", ""), ("resumed", str(tmp_path / "resumed" / "checkpoint-1"))):
+        if checkpoint:
+            shutil.copytree(tmp_path / "whole" / "checkpoint-1", checkpoint)
+        result = launch("fsdp2", tmp_path / name, checkpoint, **settings)
+        assert result.returncode == 0, result.stderr[-3000:]
+        weights.append(load_file(tmp_path / name / "rank-1.safetensors"))
+    whole, resumed = weights
+    assert whole and all(torch.equal(whole[key], resumed[key]) for key in whole)
 
 
 # As `accelerate launch` sets them.
@@ -132,16 +147,7 @@ def test_what_would_train_something_else_is_refused(environment, model, beta, lo
     from peft import LoraConfig
 
     config = tiny_config(tmp_path / "run", beta=beta)
-    monkeypatch.setattr(config.distributed_state, "distributed_type", DistributedType.MULTI_GPU)
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match=message):
         SeRLTrainer(model, config, tiny_seeds(), peft_config=LoraConfig() if lora else None)
-
-
-def test_fsdp_on_the_cpu_is_refused(tmp_path, monkeypatch):
-    config = tiny_config(tmp_path / "run")
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
-    monkeypatch.setattr(config.distributed_state, "distributed_type", DistributedType.MULTI_CPU)
-    with pytest.raises(ValueError, match="accelerate passes it over on the CPU, silently"):
-        SeRLTrainer(NOWHERE, config, tiny_seeds())

@@ -14,13 +14,13 @@ def parameters(function) -> list[str]:
 
 def test_overridden_methods_have_the_signatures_they_are_called_with():
     assert parameters(GRPOTrainer._generate_and_score_completions) == ["self", "inputs"]
-    assert parameters(GRPOTrainer._generate_single_turn)[:5] == [
-        "self",
+    assert parameters(GRPOTrainer._generate_single_turn)[1:5] == [
         "prompt_ids",
         "images",
         "multimodal_fields",
         "num_generations",
     ]
+    assert "output = self.rollout_func(prompts, self)" in inspect.getsource(GRPOTrainer._generate)
     assert parameters(GRPOTrainer.compute_loss)[:4] == ["self", "model", "inputs", "return_outputs"]
     assert "self._calculate_rewards(" in inspect.getsource(GRPOTrainer._generate_and_score_completions)
     # Advantages may be (batch, completion_length).
@@ -32,7 +32,15 @@ def test_overridden_methods_have_the_signatures_they_are_called_with():
 
 def test_private_attributes_that_are_read_or_set_still_exist():
     source = inspect.getsource(GRPOTrainer)
-    for name in ("_step", "_buffered_inputs", "_metrics", "_last_loaded_step", "_tokenizer", "eos_token_ids"):
+    for name in (
+        "_step",
+        "_buffered_inputs",
+        "_metrics",
+        "_last_loaded_step",
+        "_tokenizer",
+        "eos_token_ids",
+        "rollout_func",
+    ):
         assert f"self.{name}" in source
     generation = vllm_generation.VLLMGeneration
     assert parameters(generation._fix_param_name_to_vllm) == ["self", "name", "extra_prefixes"]

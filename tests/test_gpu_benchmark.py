@@ -99,7 +99,7 @@ def made_up_part(**memory) -> dict:
         "steps": steps,
         "planned": {"weights": 2 * GIB, "vLLM": 6 * GIB, "sampling": 0},
         "memory": memory,
-        "workload": {"batch": 16, "prompt_length": 100, "completion_length": 512},
+        "workload": {"per_device_train_batch_size": 16, "prompt_length": 100, "completion_length": 512},
         "machine": {"device": "A GPU", "memory": 24 * GIB, "cuda": "13.0", "versions": {"torch": "2.13.0"}},
     }
 

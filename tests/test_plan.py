@@ -10,7 +10,7 @@ from transformers import GPT2Config, LlamaConfig, Qwen2Config, Qwen3MoeConfig
 
 from serl_trl.engine.adapters import empty_model
 from serl_trl.memory import GIB, Workload, budget, model_sizes
-from serl_trl.plan import GPUS, KEPT_FREE, run
+from serl_trl.plan import GPUS, KEPT_FREE, LEARNING_RATES, LORA_SETTINGS, run
 from serl_trl.train import make_parser
 
 
@@ -64,20 +64,20 @@ def test_weights_are_counted_without_loading_any(name):
 def test_the_budget_by_hand():
     sizes = model_sizes(empty_model(CONFIGS["Qwen/Qwen2.5-7B-Instruct"]), adapter=80_000_000)
     weights = sizes.linear + sizes.other
-    full = budget(sizes, Workload("full", batch=1, reference=True))
+    full = budget(sizes, Workload("full", 1, reference=True))
     assert (full["weights"], full["gradients"], full["optimizer"]) == (4 * weights, 4 * weights, 8 * weights)
     assert full["reference model"] == 4 * weights
-    lora = budget(sizes, Workload("lora", batch=1, reference=True))
+    lora = budget(sizes, Workload("lora", 1, reference=True))
     assert lora["weights"] == 2 * weights + 4 * 80_000_000 and lora["reference model"] == 0
     assert lora["optimizer"] == 8 * 80_000_000
-    qlora = budget(sizes, Workload("qlora", batch=1))
+    qlora = budget(sizes, Workload("qlora", 1))
     assert qlora["weights"] == 0.5625 * sizes.linear + 2 * sizes.other + 2 * 80_000_000
 
 
 @pytest.mark.parametrize(
     ("more", "less"),
     [
-        ({"batch": 8}, {"batch": 4}),
+        ({"per_device_train_batch_size": 8}, {}),
         ({"completion_length": 1024}, {}),
         ({"gradient_checkpointing": False}, {}),
         ({"method": "full"}, {"method": "lora"}),
@@ -88,7 +88,7 @@ def test_the_budget_by_hand():
 )
 def test_what_takes_more_memory(more, less):
     sizes = model_sizes(empty_model(CONFIGS["Qwen/Qwen2.5-1.5B-Instruct"]), adapter=40_000_000)
-    work = Workload("lora", batch=4)
+    work = Workload("lora", 4)
     assert sum(budget(sizes, replace(work, **more)).values()) > sum(budget(sizes, replace(work, **less)).values())
 
 
@@ -112,6 +112,7 @@ def test_the_first_method_that_fits_becomes_a_recipe_that_the_trainer_takes(
     with pytest.raises(SystemExit) if expected is None else nullcontext():
         run(["--model", str(tmp_path / "model"), *arguments, "--output", str(recipe)])
     printed = capsys.readouterr().out
+    assert (f"serl-trl train --config {recipe} --accelerate_config single_gpu" in printed) == (expected is not None)
     cells = [line for line in printed.splitlines() if "fit" in line and line.startswith("|")][0]
     assert " ".join(cells.replace("|", " ").split()) == fits
     if expected is None:
@@ -145,7 +146,7 @@ def test_bad_arguments_are_one_sentence(tmp_path, arguments, message):
     ("config", "message"),
     [
         (GPT2Config(n_positions=2048), "a model of type gpt2 is not known here"),
-        (Qwen3MoeConfig(), "a model of type qwen3_moe is not known here"),
+        (Qwen3MoeConfig(num_hidden_layers=1, num_experts=2), "a model of type qwen3_moe is not known here"),
         (GPT2Config(n_positions=256), "The model's context is 256 tokens, and 512 are for the prompt"),
     ],
     ids=["no intermediate_size", "experts", "short context"],
@@ -174,7 +175,7 @@ def test_the_recipes_for_one_gpu_fit_it_by_the_plan(recipe, size):
     sizes = model_sizes(empty_model(CONFIGS[settings["model_name_or_path"]]), adapter=80_000_000)
     work = Workload(
         method="qlora" if settings.get("load_in_4bit") else "lora" if settings.get("use_peft") else "full",
-        batch=settings.get("per_device_train_batch_size", 8),
+        per_device_train_batch_size=settings.get("per_device_train_batch_size", 8),
         sequences=0 if by_vllm else settings["generation_batch_size"],
         prompt_length=512,
         completion_length=settings.get("max_completion_length", 1024),
@@ -182,6 +183,9 @@ def test_the_recipes_for_one_gpu_fit_it_by_the_plan(recipe, size):
         engine=settings["vllm_gpu_memory_utilization"] * gpu.memory * GIB if by_vllm else 0.0,
     )
     assert sum(budget(sizes, work).values()) + KEPT_FREE <= gpu.memory * GIB
+    assert settings["learning_rate"] == LEARNING_RATES[work.method]
+    lora = {name: value for name, value in settings.items() if name.startswith("lora_")}
+    assert lora == ({} if work.method == "full" else LORA_SETTINGS)
     assert settings.get("bf16", False) == gpu.bfloat16 and settings.get("fp16", False) != gpu.bfloat16
     if by_vllm:  # its weights, and room for a completion of full length
         assert work.engine > 2 * (sizes.linear + sizes.other) + 1.5 * GIB

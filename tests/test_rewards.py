@@ -72,9 +72,18 @@ def test_both_rewards_work_in_a_plain_grpo_trainer(tmp_path):
         train_dataset=Dataset.from_dict({"prompt": prompts, "answer": ["5", "5"]}),
     )
     trainer.train()
-    logged = trainer.state.log_history[0]
-    assert 0.25 <= logged["rewards/majority_vote_reward/mean"] <= 1.0
-    assert 0.0 <= logged["rewards/accuracy_reward/mean"] <= 1.0
+    completions = list(trainer._logs["completion"])
+    rewards = {name: list(values) for name, values in trainer._logs["rewards"].items()}
+    answers = [completion[0]["content"].split()[-1] for completion in completions]
+    assert rewards["accuracy_reward"] == [float(answer == "5") for answer in answers]
+    groups = [answers[:4], answers[4:]]
+    majorities = [max(group, key=group.count) for group in groups]
+    assert rewards["majority_vote_reward"] == [
+        float(answer == majority and group.count(majority) > 1)
+        for group, majority in zip(groups, majorities, strict=True)
+        for answer in group
+    ]
+    assert 0 < sum(rewards["accuracy_reward"])  # the tiny model knows most answers
 
 
 def test_an_unreadable_true_answer_is_an_error():

@@ -1,4 +1,5 @@
 import pytest
+import torch
 from conftest import tiny_config
 
 from serl_trl import SeRLConfig
@@ -57,7 +58,6 @@ def test_the_template_is_that_of_the_answers(tmp_path):
     ("changes", "message"),
     [
         ({"max_steps": 0}, "max_steps is 0. Set it above 0, or leave it out"),
-        ({"num_self_play_iterations": 0}, "num_self_play_iterations is 0"),
         ({"instructions_per_iteration": 0, "max_steps": -1}, "instructions_per_iteration is 0"),
         ({"instructions_per_iteration": 0}, "instructions_per_iteration is 0"),
         ({"advantage_estimator": "ppo"}, "'ppo'. Set it to one of grpo, dr_grpo, rloo"),
@@ -65,7 +65,14 @@ def test_the_template_is_that_of_the_answers(tmp_path):
         ({"label_source": "vote"}, "'vote'. Set it to one of majority_vote, true_answer"),
         ({"answer_format": "letter"}, "'letter'. Set it to one of math, choice"),
         ({"label_source": "true_answer"}, "instruction_source to 'seeds'"),  # there are none for its own instructions
-        ({"advantage_estimator": "rloo", "use_liger_kernel": True}, "use_liger_kernel"),
+        # what an estimator would overrule without a word
+        ({"advantage_estimator": "dr_grpo", "loss_type": "bnpo"}, "loss_type is 'bnpo', which dr_grpo has no use for"),
+        ({"advantage_estimator": "dr_grpo", "scale_rewards": "batch"}, "scale_rewards is 'batch', which dr_grpo"),
+        ({"advantage_estimator": "rloo", "scale_rewards": "none"}, "Leave it at 'group'"),
+        (
+            {"advantage_estimator": "reinforce_plus_plus", "multi_objective_aggregation": "normalize_then_sum"},
+            "multi_objective_aggregation is 'normalize_then_sum'",
+        ),
         (
             {"push_to_hub": True, "hub_strategy": "checkpoint"},
             "hub_strategy is 'checkpoint', and checkpoints hold instructions",
@@ -96,6 +103,13 @@ def test_the_template_is_that_of_the_answers(tmp_path):
 def test_bad_settings_say_what_to_set(tmp_path, changes, message):
     with pytest.raises(ValueError, match=message):
         tiny_config(tmp_path, **changes)
+
+
+def test_no_file_that_holds_the_settings_holds_the_token(tmp_path):
+    config = tiny_config(tmp_path, hub_token="hf_secret")
+    torch.save(config, tmp_path / "training_args.bin")  # as Trainer writes and pushes it
+    assert b"hf_secret" not in (tmp_path / "training_args.bin").read_bytes()
+    assert config.hub_token == "hf_secret"
 
 
 def test_an_engine_that_is_not_installed_is_named_with_its_install_line(tmp_path, monkeypatch):

@@ -13,8 +13,9 @@ from make_tiny_model import PAIRS, pass_at_1, question
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from serl_trl import SeRLTrainer
-from serl_trl.sampler import PresencePenalty, sampling_settings
-from serl_trl.self_play.carriers import SamplingSettings
+from serl_trl.engine.sampler import TrainerSampler
+from serl_trl.engine.sampling_settings import PresencePenalty, sampling_settings
+from serl_trl.self_play.carriers import Completion, SamplingSettings
 from serl_trl.self_play.prompt import few_shot_prompt
 
 
@@ -95,25 +96,17 @@ def test_rollouts_come_from_the_present_weights_and_are_sampled_once(tmp_path, s
     # What is trained is what was voted on.
     trained = trainer.loader.batch_index * trainer.args.generation_batch_size
     rows = [row for row in ledger_rows(tmp_path) if row["fate"] == "trained"]
-    assert sum(len(row["votes"]) for row in rows) == trained
+    assert sum(len(row["rewards"]) for row in rows) == trained
 
 
 def test_trained_tokens_rewards_and_votes_belong_together(tmp_path):
     trainer = SeRLTrainer(str(TINY_MODEL), tiny_config(tmp_path, max_steps=1), tiny_seeds())
     batches, outputs = [], []
-    produce, score = trainer.loader.__next__, type(trainer)._generate_and_score_completions
-
-    class Loader:
-        batch_index = 0
-
-        def __next__(self):
-            batches.append(produce())
-            return batches[-1]
-
-    loader, trainer.loader = trainer.loader, Loader()
+    hand_over, score = trainer.loader.hand_over, type(trainer)._generate_and_score_completions
+    trainer.loader.hand_over = lambda *args: batches.append(hand_over(*args)) or batches[-1]
     trainer._generate_and_score_completions = lambda inputs: outputs.append(score(trainer, inputs)) or outputs[-1]
     trainer.train()
-    assert loader.batch_index == 1
+    assert len(batches) == 1
     rows = [
         (list(group.prompt_ids), list(completion.token_ids), reward)
         for group in batches[0].groups
@@ -128,24 +121,24 @@ def test_trained_tokens_rewards_and_votes_belong_together(tmp_path):
     torch.testing.assert_close(output["advantages"].view(-1, 4), expected)
 
 
-def test_stale_groups_get_an_importance_weight(tmp_path):
+def test_surplus_gets_an_importance_weight(tmp_path):
     config = tiny_config(tmp_path, max_steps=8, learning_rate=3e-3, min_pass_rate=0.4, max_pass_rate=1.0)
     trainer = SeRLTrainer(str(TINY_MODEL), config, tiny_seeds())
-    outputs, stale = [], []
+    outputs, surplus = [], []
     score, produce = type(trainer)._generate_and_score_completions, trainer.loader.hand_over
 
     def recording_hand_over(*args):
         batch = produce(*args)
-        stale.append([completion for group in batch.groups if group.stale for completion in group.completions])
+        surplus.append([completion for group in batch.groups if group.surplus for completion in group.completions])
         return batch
 
     trainer.loader.hand_over = recording_hand_over
     trainer._generate_and_score_completions = lambda inputs: outputs.append(score(trainer, inputs)) or outputs[-1]
     trainer.train()
     checked = 0
-    for output, completions in zip(outputs, stale, strict=True):
+    for output, completions in zip(outputs, surplus, strict=True):
         assert ("old_per_token_logps" in output) == bool(completions)
-        for row, completion in enumerate(completions):  # stale groups come first
+        for row, completion in enumerate(completions):  # the surplus comes first
             sampled = torch.tensor(completion.logprobs)
             assert (sampled <= 0).all() and len(sampled) == len(completion.token_ids)
             torch.testing.assert_close(output["old_per_token_logps"][row][: len(sampled)], sampled)
@@ -153,21 +146,40 @@ def test_stale_groups_get_an_importance_weight(tmp_path):
     assert checked > 0
 
 
-def test_evaluation_is_by_accuracy_with_the_prompt_of_training(tmp_path):
-    questions = ["what is 2 plus 3 ?", "what is 9 minus 4 ?"]
-    config = tiny_config(
-        tmp_path, eval_strategy="steps", eval_steps=1, per_device_eval_batch_size=4, max_steps=2, learning_rate=0.0
-    )
-    evaluation = Dataset.from_dict({"question": questions, "answer": ["5", "5"]})
-    trainer = SeRLTrainer(str(TINY_MODEL), config, tiny_seeds(), eval_dataset=evaluation)
-    assert [prompt[0]["content"] for prompt in trainer.eval_dataset["prompt"]] == questions
-    trainer.train()
-    rewards = [entry["eval_reward"] for entry in trainer.state.log_history if "eval_reward" in entry]
-    assert len(rewards) == 3 and all(0.0 <= reward <= 1.0 for reward in rewards)
-    assert any("reward" in entry for entry in trainer.state.log_history)
+class Stubborn(TrainerSampler):
+    """A sampler whose completions all agree on 5, whatever is asked."""
+
+    def sample(self, prompt_ids, num_completions, settings=None):
+        self.prompts = self.trainer.processing_class.batch_decode(prompt_ids)
+        ids = tuple(self.trainer.processing_class("the answer is 5 <end>")["input_ids"])
+        return [[Completion("the answer is 5", ids, False)] * num_completions for _ in prompt_ids]
+
+
+def test_evaluation_is_by_true_answers_with_the_prompt_of_training(tmp_path):
+    questions = ["what is 2 plus 3 ?", "what is 9 minus 4 ?", "what is 1 plus 1 ?", "what is 2 plus 2 ?"]
+    evaluation = Dataset.from_dict({"question": questions, "answer": ["5", "5", "2", "4"]})
+    trainer = SeRLTrainer(str(TINY_MODEL), tiny_config(tmp_path), tiny_seeds(), eval_dataset=evaluation)
+    trainer.loader.sampler = sampler = Stubborn(trainer)
+    metrics = trainer.evaluate()
+    # The majority is sure of every answer, and half of them are right.
+    assert metrics["eval_pass@1"] == metrics["eval_pass@4"] == metrics["eval_maj@4"] == 0.5
+    assert sampler.prompts[0] == "<user> what is 2 plus 3 ? <assistant>"
+    assert trainer.evaluate({"wrong": evaluation.select([2, 3])})["eval_wrong_pass@1"] == 0.0
     with pytest.raises(ValueError, match="has no column 'answer'"):
         unlabelled = Dataset.from_dict({"question": questions})
         SeRLTrainer(str(TINY_MODEL), tiny_config(tmp_path / "other"), tiny_seeds(), eval_dataset=unlabelled)
+    with pytest.raises(ValueError, match="There is nothing to evaluate on"):
+        SeRLTrainer(str(TINY_MODEL), tiny_config(tmp_path / "other"), tiny_seeds()).evaluate()
+
+
+def test_the_trainer_leaves_what_it_is_given(tmp_path):
+    config = tiny_config(tmp_path, hub_token="hf_secret")
+    before, environment = dict(vars(config)), dict(os.environ)
+    evaluation = Dataset.from_dict({"question": ["what is 2 plus 3 ?"], "answer": ["5"]})
+    SeRLTrainer(str(TINY_MODEL), config, tiny_seeds(), eval_dataset=evaluation)
+    changed = {name for name in before if before[name] != getattr(config, name)}
+    assert changed <= {"deepspeed_plugin", "_setup_devices", "distributed_state", "accelerator_config"}, changed
+    assert {name for name in os.environ if environment.get(name) != os.environ[name]} <= {"TRAINER_SIGNATURE"}
 
 
 def test_train_can_be_called_again(tmp_path):
@@ -341,9 +353,7 @@ def test_a_folder_with_another_run_is_refused(tmp_path):
     assert ledger_rows(tmp_path) == rows
 
 
-def test_the_hubs_token_is_in_no_saved_file(tmp_path, monkeypatch):
-    monkeypatch.setenv("HF_TOKEN", "hf_anotherone")
+def test_the_hubs_token_is_in_no_saved_file(tmp_path):
     trainer = SeRLTrainer(str(TINY_MODEL), tiny_config(tmp_path, hub_token="hf_topsecret"), tiny_seeds())
     trainer.save_model()
-    assert os.environ["HF_TOKEN"] == "hf_topsecret"
     assert not any(b"topsecret" in path.read_bytes() for path in tmp_path.iterdir())

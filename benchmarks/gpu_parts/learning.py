@@ -54,7 +54,7 @@ def learning(arguments: dict, settings: dict) -> dict:
         "difference": next(iter(after["comparison"]["datasets"].values())),
         "curve": curve([entry for entry in log if "step_time" in entry]),
         "labels": labels(ledger, settings["max_steps"]),
-        "fates": Counter(row["fate"] or row["reason"] or row["verdict"] for row in ledger),
+        "fates": Counter(row["reason"] or row["fate"] for row in ledger),
     }
 
 

@@ -116,7 +116,7 @@ def measure(trainer, method: str, memory: dict) -> dict:
     logs = {entry["step"]: entry for entry in trainer.state.log_history if "step_time" in entry}
     work = Workload(
         method=method,
-        batch=trainer.args.per_device_train_batch_size,
+        per_device_train_batch_size=trainer.args.per_device_train_batch_size,
         prompt_length=recorder.prompt_length,
         completion_length=recorder.completion_length,
         reference=trainer.beta != 0,

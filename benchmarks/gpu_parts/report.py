@@ -134,7 +134,7 @@ def memory(part: dict) -> dict[str, str]:
         values += [found["peak"] - found["before"], in_use - found["before"]]
         measured = {name: number(value / GIB) for name, value in zip(measured, values, strict=True)}
         measured["planned / torch's peak"] = number(sum(planned.values()) / found["allocated"])
-    lengths = f"{work['batch']} of {work['prompt_length']} + {work['completion_length']}"
+    lengths = f"{work['per_device_train_batch_size']} of {work['prompt_length']} + {work['completion_length']}"
     return cells | measured | {"batch, tokens of prompt + completion": lengths}
 
 

@@ -4,13 +4,16 @@ from dataclasses import fields
 from pathlib import Path
 
 import torch
+from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
 from serl_trl import SeRLConfig, SeRLTrainer
+from serl_trl.engine.vllm import prepare_vllm
+from serl_trl.engine.vllm_cpu import started_on_cpu
 from serl_trl.plan import LEARNING_RATES, LORA
 from serl_trl.rewards import accuracy_reward
-from serl_trl.rows import evaluation_rows
-from serl_trl.sampler import engine_for_device, prepare_engine
+from serl_trl.seeds import read_seeds
+from serl_trl.self_play import answer_prompt, load_template
 
 from .learning import learning
 from .lora import KeepAdapters, base_weights, changed_share, compare_syncs
@@ -93,13 +96,15 @@ def grpo(arguments: dict) -> dict:
     """TRL's trainer with the same model and settings, on the seeds and their true answers."""
     output = str(Path(arguments["output"]) / "grpo")
     config = SeRLConfig(output, **read_settings(arguments))
-    rows = evaluation_rows(arguments["seeds"], config)
+    seeds, template = read_seeds(arguments["seeds"]), load_template(config.prompt_template)
+    prompts = [answer_prompt(instruction, template) for instruction in seeds.instructions]
+    rows = Dataset.from_dict({"prompt": prompts, "answer": seeds.answers})
     # `steps_per_generation` follows from the generation batch; TRL takes one of the two.
     names = {field.name for field in fields(GRPOConfig) if field.init} - {"steps_per_generation"}
     plain = GRPOConfig(**{name: getattr(config, name) for name in names})
     with device_memory() as memory:
-        with engine_for_device(plain):
+        with started_on_cpu(plain):
             trainer = GRPOTrainer(arguments["model"], accuracy_reward, args=plain, train_dataset=rows)
         if not torch.cuda.is_available():
-            prepare_engine(trainer)  # on a CPU, TRL's way of pushing weights does not reach vLLM
+            prepare_vllm(trainer)  # on a CPU, TRL's way of pushing weights does not reach vLLM
         return measure(trainer, "full", memory)

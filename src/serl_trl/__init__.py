@@ -9,45 +9,29 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .answers.voting import Vote, majority_vote
-    from .rewards import accuracy_reward, majority_vote_reward
+    from .rewards import accuracy_reward, majority_vote_reward, self_play_reward
     from .seeds import load_seeds
-    from .self_play.diversity import DiversityFilter
-    from .self_play.parsing import parse_instructions
-    from .self_play.quality import rejection_reason
+    from .self_play import DiversityFilter, parse_instructions, rejection_reason
     from .serl_config import SeRLConfig
     from .serl_trainer import SeRLTrainer
 
 _MODULES = {
-    "DiversityFilter": "self_play.diversity",
-    "SeRLConfig": "serl_config",
-    "SeRLTrainer": "serl_trainer",
-    "Vote": "answers.voting",
-    "accuracy_reward": "rewards",
-    "load_seeds": "seeds",
-    "majority_vote": "answers.voting",
-    "majority_vote_reward": "rewards",
-    "parse_instructions": "self_play.parsing",
-    "rejection_reason": "self_play.quality",
+    "answers.voting": ["Vote", "majority_vote"],
+    "rewards": ["accuracy_reward", "majority_vote_reward", "self_play_reward"],
+    "seeds": ["load_seeds"],
+    "self_play": ["DiversityFilter", "parse_instructions", "rejection_reason"],
+    "serl_config": ["SeRLConfig"],
+    "serl_trainer": ["SeRLTrainer"],
 }
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
-__all__ = [
-    "DiversityFilter",
-    "SeRLConfig",
-    "SeRLTrainer",
-    "Vote",
-    "accuracy_reward",
-    "load_seeds",
-    "majority_vote",
-    "majority_vote_reward",
-    "parse_instructions",
-    "rejection_reason",
-]
+__all__ = sorted(_MODULE_OF)
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str):
-    if name in _MODULES:
-        return getattr(import_module(f".{_MODULES[name]}", __name__), name)
+    if name in _MODULE_OF:
+        return getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

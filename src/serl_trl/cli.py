@@ -1,40 +1,61 @@
-"""The console script `serl-trl`."""
+"""The console script `serl-trl`, and what its commands have in common.
+
+A command is a module with `run(arguments, prog)`. It is imported when it is called, so that `--help` waits for no torch.
+"""
 
 import sys
+from argparse import ArgumentDefaultsHelpFormatter, ArgumentParser
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib import import_module
 
 
-USAGE = """usage: serl-trl train [--config RECIPE.yaml] --seeds MY_QUESTIONS.jsonl [...]
-       serl-trl eval --model MODEL --data MY_QUESTIONS_WITH_ANSWERS.jsonl [...]
-       serl-trl push RUN [--hub_model_id ME/MINE] [--push_instructions] [--public]
-       serl-trl plan --model MODEL [--gpu 16|24|40|80] [...]
+# Name of the command: its module, and what it does.
+COMMANDS = {
+    "train": (".train", "Make a model better from your own questions."),
+    "iterate": (".training.iterations", "Run a training command several times, each time from the last one's model."),
+    "eval": (".evaluation.command", "Measure a model on questions with answers: pass@k and maj@k, with intervals."),
+    "push": (".hub.push", "Put the model of a finished run on the Hub, private unless you say --public."),
+    "plan": (".plan", "Say what training takes of a GPU's memory, and write the recipe that fits."),
+}
 
-  train   make a model better from your own questions (serl-trl train --help lists every setting)
-  eval    measure a model on questions with answers: pass@k and maj@k, with intervals (likewise)
-  push    put the model of a finished run on the Hub, private unless you say --public
-  plan    say what training takes of a GPU's memory, and write the recipe that fits
-"""
+
+class Alike:
+    """What all parsers share: defaults in the help, and one sentence for a bad argument. The first of two bases."""
+
+    def __init__(self, *dataclasses, **settings):
+        super().__init__(*dataclasses, formatter_class=ArgumentDefaultsHelpFormatter, **settings)
+
+    def error(self, message: str):
+        """Exit with code 2 and one sentence; argparse would print the usage before it."""
+        self.exit(2, f"error: {message}\n")
+
+
+class CommandParser(Alike, ArgumentParser):
+    """The parser of a command whose settings are no dataclass."""
+
+
+@contextmanager
+def one_sentence() -> Iterator[None]:
+    """Let bad input end the command with exit code 1 and one sentence, not with a traceback."""
+    from yaml import YAMLError
+
+    try:
+        yield
+    except (OSError, ValueError, YAMLError) as error:
+        sys.exit(f"error: {' '.join(str(error).split())}")
 
 
 def main() -> None:
-    """Run `serl-trl COMMAND ARGUMENTS`."""
-    command, arguments = (sys.argv[1:2] or ["--help"])[0], sys.argv[2:]
-    if command in ("-h", "--help"):
-        print(USAGE)
-    elif command == "train":
-        from .train import run
+    """Run `serl-trl NAME ARGUMENTS`."""
+    description = "Self-play reinforcement learning (SeRL) on TRL. `serl-trl NAME --help` lists a command's settings."
+    parser = CommandParser(prog="serl-trl", usage="%(prog)s NAME ...", description=description)
+    names = parser.add_subparsers(title="commands", metavar="NAME", dest="name", parser_class=ArgumentParser)
+    for name, (_, sentence) in COMMANDS.items():
+        names.add_parser(name, help=sentence, add_help=False)
+    name = parser.parse_args(sys.argv[1:2] or ["--help"]).name
+    import_module(COMMANDS[name][0], __package__).run(sys.argv[2:], prog=f"serl-trl {name}")
 
-        run(arguments, prog="serl-trl train")
-    elif command == "eval":
-        from .evaluation.job import run
 
-        run(arguments, prog="serl-trl eval")
-    elif command == "push":
-        from .hub.push import run
-
-        run(arguments, prog="serl-trl push")
-    elif command == "plan":
-        from .plan import run
-
-        run(arguments, prog="serl-trl plan")
-    else:
-        sys.exit(f"{USAGE}\nerror: unknown command {command!r}")
+if __name__ == "__main__":
+    main()

@@ -1,10 +1,11 @@
 """What a run takes of a GPU's memory: arithmetic on the model's sizes. Checked by benchmarks/memory.py."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import nn
-from transformers import PretrainedConfig
 
+if TYPE_CHECKING:
+    from torch import nn
 
 GIB = 2**30
 # TRL computes logits in tiles of at most this many tokens and vocabulary entries (trl/kernels/chunked_logprob.py).
@@ -42,7 +43,7 @@ class Workload:
 
     Attributes:
         method (`str`): `"full"`, `"lora"` or `"qlora"`.
-        batch (`int`): Completions in a forward pass, `per_device_train_batch_size`.
+        per_device_train_batch_size (`int`): Completions in a forward pass.
         sequences (`int`): Completions that transformers generation samples at once; 0 where vLLM does.
         prompt_length, completion_length (`int`): The longest, in tokens.
         reference (`bool`): Whether there is a reference model (`beta` is not 0).
@@ -52,7 +53,7 @@ class Workload:
     """
 
     method: str
-    batch: int
+    per_device_train_batch_size: int
     sequences: int = 0
     prompt_length: int = 256
     completion_length: int = 512
@@ -62,13 +63,15 @@ class Workload:
     engine: float = 0.0
 
 
-def model_sizes(model: nn.Module, adapter: int) -> ModelSizes:
+def model_sizes(model: "nn.Module", adapter: int) -> ModelSizes:
     """Return the sizes of a model, with or without weights, and an adapter of so many weights.
 
     Raises:
         ValueError: for a model that the arithmetic does not hold for: one of experts, or of unknown width.
     """
-    config: PretrainedConfig = model.config.get_text_config()
+    from torch import nn  # here, since `serl-trl plan --help` does without
+
+    config = model.config.get_text_config()
     names = ("num_experts", "num_local_experts", "n_routed_experts")
     if any(getattr(config, name, None) for name in names) or not hasattr(config, "intermediate_size"):
         raise ValueError(
@@ -128,7 +131,7 @@ def budget(sizes: ModelSizes, work: Workload) -> dict[str, float]:
 
 def _activations(sizes: ModelSizes, work: Workload, compute: int) -> float:
     """Bytes kept for the backward pass: of one layer with checkpointing, and then each layer's input, else of all."""
-    tokens = work.batch * (work.prompt_length + work.completion_length)
+    tokens = work.per_device_train_batch_size * (work.prompt_length + work.completion_length)
     stream = 4 if work.method == "full" else compute  # of the residual stream, which has the embeddings' dtype
     # Per token and layer: two norms (input, normalized in float32, scaled), queries, keys and values with their
     # rotated copies, attention's output, and gate, its activation, up and their product.
@@ -146,7 +149,7 @@ def _activations(sizes: ModelSizes, work: Workload, compute: int) -> float:
 
 def _logits(sizes: ModelSizes, work: Workload, compute: int) -> float:
     """Bytes of a tile of logits with its gradient, and of the gradient of the output embeddings in float32."""
-    rows = min(work.batch * (work.prompt_length + work.completion_length), TILE_TOKENS)
+    rows = min(work.per_device_train_batch_size * (work.prompt_length + work.completion_length), TILE_TOKENS)
     columns = min(sizes.vocabulary, TILE_VOCABULARY)
     tile = rows * columns * (compute if work.half else 8.25 * 4)  # without Triton, 8 float32 steps of it and a mask
     head = 4 * sizes.vocabulary * sizes.hidden * (2 if sizes.tied else 1) if work.method == "full" else 0

@@ -1,21 +1,25 @@
 """`serl-trl plan`: what a model's training takes of a GPU's memory, what fits, and the recipe for it."""
 
-import argparse
 import sys
+from argparse import Namespace
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import yaml
-from transformers import PretrainedConfig
-from transformers.utils import is_peft_available
 
-from .engine.adapters import add_empty_adapter, empty_model
-from .engine.models import model_length, read_config
+from .cli import COMMANDS, CommandParser, one_sentence
 from .evaluation.report import table
 from .memory import GIB, ModelSizes, Workload, budget, model_sizes
 
 
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+# As PEFT's LoraConfig names them, and as a recipe does.
 LORA = {"r": 32, "lora_alpha": 64, "lora_dropout": 0.0, "target_modules": "all-linear"}
+LORA_SETTINGS = {f"lora_{name.removeprefix('lora_')}": value for name, value in LORA.items()}
 LEARNING_RATES = {"full": 1e-6, "lora": 1e-5, "qlora": 1e-5}
 NAMES = {"full": "full", "lora": "LoRA", "qlora": "QLoRA"}
 PROMPT_LENGTH = 512  # a request with eight few-shot examples is longer than an instruction
@@ -53,9 +57,11 @@ class Plan:
     fits: bool
 
 
-def planned_sizes(config: PretrainedConfig, trust_remote_code: bool = False) -> ModelSizes:
+def planned_sizes(config: "PretrainedConfig", trust_remote_code: bool = False) -> ModelSizes:
     """Return the sizes of a model and of the adapter that is planned for it, from its configuration alone."""
     from peft import LoraConfig
+
+    from .engine.adapters import add_empty_adapter, empty_model
 
     lora = LoraConfig(**LORA, task_type="CAUSAL_LM")
     adapted = add_empty_adapter(empty_model(config, trust_remote_code), lora)
@@ -76,7 +82,7 @@ def make_plan(sizes: ModelSizes, gpu: Gpu, method: str, completion_length: int) 
     by_vllm = gpu.bfloat16 and method != "qlora"
     work = Workload(
         method=method,
-        batch=16,
+        per_device_train_batch_size=16,
         sequences=0 if by_vllm else 64,
         prompt_length=PROMPT_LENGTH,
         completion_length=completion_length,
@@ -84,7 +90,7 @@ def make_plan(sizes: ModelSizes, gpu: Gpu, method: str, completion_length: int) 
         engine=_engine(sizes, gpu, completion_length) if by_vllm else 0.0,
     )
     for batch in (16, 8, 4, 2, 1):
-        work = replace(work, batch=batch)
+        work = replace(work, per_device_train_batch_size=batch)
         parts = budget(sizes, work)
         fits = sum(parts.values()) + KEPT_FREE <= gpu.memory * GIB
         if fits:
@@ -100,19 +106,22 @@ def _engine(sizes: ModelSizes, gpu: Gpu, completion_length: int) -> float:
     return (needed // twentieth + 1) * twentieth
 
 
-def recipe(model: str, gpu: Gpu, plan: Plan, context: int) -> dict:
+def plan_settings(model: str, gpu: Gpu, plan: Plan, context: int) -> dict:
     """Return the settings of a plan that differ from the defaults."""
     work = plan.work
     settings = {"model_name_or_path": model, "bf16" if gpu.bfloat16 else "fp16": True}
     if not gpu.bfloat16:
         settings["bf16"] = False
     if work.method != "full":
-        settings |= {"use_peft": True, "dtype": "bfloat16" if gpu.bfloat16 else "float16", "lora_r": LORA["r"]}
-        settings |= {"lora_alpha": LORA["lora_alpha"], "lora_dropout": 0.0, "lora_target_modules": "all-linear"}
+        settings |= {"use_peft": True, "dtype": "bfloat16" if gpu.bfloat16 else "float16"}
+        settings |= LORA_SETTINGS
     if work.method == "qlora":
         settings["load_in_4bit"] = True
     settings |= {"max_steps": 200, "learning_rate": LEARNING_RATES[work.method]}
-    settings |= {"per_device_train_batch_size": work.batch, "max_completion_length": work.completion_length}
+    settings |= {
+        "per_device_train_batch_size": work.per_device_train_batch_size,
+        "max_completion_length": work.completion_length,
+    }
     settings["max_instruction_length"] = min(1024, work.completion_length)
     if work.engine:
         settings["vllm_max_model_length"] = min(2 * PROMPT_LENGTH + work.completion_length, context)
@@ -122,12 +131,14 @@ def recipe(model: str, gpu: Gpu, plan: Plan, context: int) -> dict:
     return settings | {"logging_steps": 1, "save_steps": 50}
 
 
-def report(model: str, gpu: Gpu, sizes: ModelSizes, plans: dict[str, Plan]) -> str:
+def plan_text(model: str, gpu: Gpu, sizes: ModelSizes, plans: dict[str, Plan]) -> str:
     """Return the budget of each method as a table, in GiB."""
     parts = [name for name in next(iter(plans.values())).parts if any(plan.parts[name] for plan in plans.values())]
     rows = [[name, *(f"{plan.parts[name] / GIB:.1f}" for plan in plans.values())] for name in parts]
     rows.append(["total", *(f"{sum(plan.parts.values()) / GIB:.1f}" for plan in plans.values())])
-    rows.append(["per_device_train_batch_size", *(str(plan.work.batch) for plan in plans.values())])
+    rows.append(
+        ["per_device_train_batch_size", *(str(plan.work.per_device_train_batch_size) for plan in plans.values())]
+    )
     rows.append(["", *("fits" if plan.fits else "does not fit" for plan in plans.values())])
     length = next(iter(plans.values())).work.completion_length
     return (
@@ -139,27 +150,29 @@ def report(model: str, gpu: Gpu, sizes: ModelSizes, plans: dict[str, Plan]) -> s
 
 def run(arguments: list[str] | None = None, prog: str | None = None) -> None:
     """Parse the arguments (`sys.argv` by default), print the budget and write the recipe."""
-    parser = argparse.ArgumentParser(prog=prog, description=__doc__)
+    parser = CommandParser(prog=prog, usage="%(prog)s --model MODEL [...]", description=COMMANDS["plan"][1])
     parser.add_argument(
-        "--model", required=True, help="a model on the Hub, or the folder of one; its weights stay there"
+        "--model", required=True, help="A model on the Hub, or the folder of one; no weights are read."
     )
-    parser.add_argument("--gpu", type=int, choices=GPUS, default=24, help="memory of the GPU in GB (default: 24)")
-    parser.add_argument("--method", choices=NAMES, help="by default, the first that fits")
-    parser.add_argument("--max_completion_length", type=int, default=512, help="in tokens (default: 512)")
-    parser.add_argument("--output", type=Path, default=Path("recipe.yaml"), help="the recipe (default: recipe.yaml)")
-    parser.add_argument("--trust_remote_code", action="store_true", help="run the model's own code")
+    parser.add_argument("--gpu", type=int, choices=GPUS, default=24, help="Memory of the GPU in GB.")
+    parser.add_argument("--method", choices=NAMES, help="What to train. If unset, the first that fits.")
+    parser.add_argument("--max_completion_length", type=int, default=512, help="Longest completion, in tokens.")
+    parser.add_argument("--output", type=Path, default=Path("recipe.yaml"), help="Where the recipe is written.")
+    parser.add_argument(
+        "--trust_remote_code", action="store_true", help="Whether to run code that comes with the model."
+    )
     args = parser.parse_args(arguments)
-    try:
+    with one_sentence():
         print(plan_and_write(args))
-    except (OSError, ValueError) as error:
-        sys.exit(f"error: {error}")
     if not args.output.exists():
         sys.exit(1)  # so that no training is started with it
 
 
-def plan_and_write(args: argparse.Namespace) -> str:
+def plan_and_write(args: Namespace) -> str:
     """Return the budget and what to do; write the recipe if a method fits."""
-    if not is_peft_available():
+    from .engine.models import model_length, read_config  # here, since `--help` does without torch
+
+    if find_spec("peft") is None:
         raise ValueError(
             "PEFT is not installed, which counts an adapter's weights. Run `pip install 'serl-trl[peft]'`."
         )
@@ -187,19 +200,19 @@ def plan_and_write(args: argparse.Namespace) -> str:
         )
     sizes = planned_sizes(config, args.trust_remote_code)
     plans = {name: make_plan(sizes, gpu, name, args.max_completion_length) for name in methods(gpu)}
-    lines = [report(args.model, gpu, sizes, plans), ""]
+    lines = [plan_text(args.model, gpu, sizes, plans), ""]
     fitting = [name for name, plan in plans.items() if plan.fits and args.method in (None, name)]
     if not fitting:
         wanted = f"{NAMES[args.method]} does not fit" if args.method else "None of them fits"
         return "\n".join([*lines, f"{wanted}. Take a larger GPU, a smaller model, or shorter completions."])
-    settings = recipe(args.model, gpu, plans[fitting[0]], context)
+    settings = plan_settings(args.model, gpu, plans[fitting[0]], context)
     args.output.write_text(
         f"# serl-trl plan: {NAMES[fitting[0]]} on {gpu.example}\n" + yaml.safe_dump(settings, sort_keys=False)
     )
     lines += [
         f"The recipe for {NAMES[fitting[0]]} is in {args.output}:",
         "",
-        "accelerate launch --config_file accelerate_configs/single_gpu.yaml train.py \\",
-        f"    --config {args.output} --seeds my_questions.jsonl --output_dir outputs/mine",
+        f"serl-trl train --config {args.output} --accelerate_config single_gpu \\",
+        "    --seeds my_questions.jsonl --output_dir outputs/mine",
     ]
     return "\n".join(lines)

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from itertools import groupby
 
-from .answers.reading import answers_equal, parse_answer, parse_true_answer
+from .answers.comparing import answers_equal
+from .answers.reading import parse_answer, parse_true_answer
 from .answers.voting import majority_vote
 
 
@@ -76,18 +77,9 @@ def is_correct(completion: str, true_answer: str, answer_format: str = "math") -
     return given is not None and answers_equal(label, given)
 
 
-def self_play_reward(
-    prompts: Sequence,
-    completions: Sequence,
-    vote_reward: Sequence[float] | None = None,
-    answer: Sequence[str] | None = None,
-    answer_format: Sequence[str] | None = None,
-    **kwargs,
-) -> list[float | None]:
-    """Reward by the vote in training and by the true answer in evaluation: the default of [`SeRLTrainer`]."""
-    if vote_reward is not None:
-        return majority_vote_reward(prompts, completions, vote_reward)
-    return accuracy_reward(completions, answer, answer_format)
+def self_play_reward(completions: Sequence, vote_reward: Sequence[float], **kwargs) -> list[float]:
+    """Reward each completion as the loop labelled it, by the vote or the true answer: the default of [`SeRLTrainer`]."""
+    return list(vote_reward)
 
 
 def _text(completion) -> str:

@@ -2,7 +2,7 @@
 
 import math
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from trl import GRPOConfig
 from trl.import_utils import is_vllm_available
@@ -14,6 +14,7 @@ from .self_play.settings import (
     check_bounds,
     check_choices,
     check_whole_groups,
+    setting,
 )
 from .training.advantages import ESTIMATORS, kl_in_advantage
 
@@ -55,45 +56,35 @@ class SeRLConfig(SelfPlaySettings, GRPOConfig):
     """
 
     # Other defaults than TRL's (SeRL and its published scripts)
-    learning_rate: float = field(default=5e-7, metadata={"help": "The initial learning rate for AdamW."})
-    adam_beta2: float = field(default=0.95, metadata={"help": "Beta2 of AdamW."})
-    lr_scheduler_type: str = field(default="cosine_with_min_lr", metadata={"help": "Learning-rate schedule."})
-    warmup_steps: float = field(default=0.03, metadata={"help": "Warm-up steps; below 1, a share of `max_steps`."})
-    beta: float = field(default=0.001, metadata={"help": "KL coefficient; 0 loads no reference model."})
-    gradient_accumulation_steps: int | None = field(
-        default=None,
-        metadata={"help": "Batches per optimizer step. If unset, one optimizer step for each generation batch."},
+    learning_rate: float = setting(5e-7, "The initial learning rate for AdamW.")
+    adam_beta2: float = setting(0.95, "Beta2 of AdamW.")
+    lr_scheduler_type: str = setting("cosine_with_min_lr", "Learning-rate schedule.")
+    warmup_steps: float = setting(0.03, "Warm-up steps; below 1, a share of `max_steps`.")
+    beta: float = setting(0.001, "KL coefficient; 0 loads no reference model.")
+    gradient_accumulation_steps: int | None = setting(
+        None, "Batches per optimizer step. If unset, one optimizer step for each generation batch."
     )
-    use_vllm: bool | None = field(
-        default=None, metadata={"help": "Whether vLLM samples. If unset, it does where it is installed."}
-    )
-    vllm_importance_sampling_mode: str = field(
-        default="token_truncate", metadata={"help": "How the importance ratio of vLLM's samples is bounded."}
+    use_vllm: bool | None = setting(None, "Whether vLLM samples. If unset, it does where it is installed.")
+    vllm_importance_sampling_mode: str = setting(
+        "token_truncate", "How the importance ratio of vLLM's samples is bounded."
     )
 
-    hub_private_repo: bool | None = field(
-        default=True,
-        metadata={"help": "Whether a new repository on the Hub is private; one that exists stays as it is."},
+    hub_private_repo: bool | None = setting(
+        True, "Whether a new repository on the Hub is private; one that exists stays as it is."
     )
 
     # Self-play
-    advantage_estimator: str = field(
-        default="grpo", metadata={"help": f"How rewards become advantages: {', '.join(ESTIMATORS)}."}
+    advantage_estimator: str = setting("grpo", f"How rewards become advantages: {', '.join(ESTIMATORS)}.")
+    instructions_per_iteration: int | None = setting(
+        None,
+        "Admitted instructions after which training ends; `max_steps` may end it before. If neither is "
+        f"set, {INSTRUCTIONS_PER_ITERATION}.",
     )
-    instructions_per_iteration: int | None = field(
-        default=None,
-        metadata={
-            "help": "Admitted instructions after which training ends; `max_steps` may end it before. If neither is "
-            f"set, {INSTRUCTIONS_PER_ITERATION}."
-        },
+    instruction_source: str = setting(
+        "self_instruction", "Whether to train on instructions of the model's own ('self_instruction') or on 'seeds'."
     )
-    instruction_source: str = field(
-        default="self_instruction",
-        metadata={"help": "Whether to train on instructions of the model's own ('self_instruction') or on 'seeds'."},
-    )
-    label_source: str = field(
-        default="majority_vote",
-        metadata={"help": "What completions are rewarded for: the 'majority_vote', or the seeds' 'true_answer'."},
+    label_source: str = setting(
+        "majority_vote", "What completions are rewarded for: the 'majority_vote', or the seeds' 'true_answer'."
     )
 
     def __post_init__(self):

@@ -11,9 +11,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOTrainer
 
+from .engine.adapters import is_adapter, load_trainable
 from .engine.log_probabilities import token_logps
-from .engine.models import context_length, control_tokens, load_model_config, load_tokenizer
-from .engine.sampler import TrainerSampler
+from .engine.models import context_length, load_model_config, load_tokenizer
 from .engine.sampling_settings import attributes
 from .engine.vllm import prepare_vllm
 from .engine.vllm_cpu import started_on_cpu
@@ -23,20 +23,21 @@ from .hub.card import write_card
 from .hub.run_record import make_record
 from .rewards import self_play_reward
 from .seeds import Seeds, read_seeds
-from .self_play import Ledger, MajorityLabels, SeedPasses, SelfInstruction, SelfPlayLoader, TrueAnswerLabels
 from .self_play.carriers import Group
 from .serl_config import SeRLConfig
 from .training import checks
 from .training.advantages import kl_in_advantage, token_advantages
+from .training.loader import make_loader
 from .training.resume import (
     last_checkpoint,
     load_loader_state,
     load_rollouts,
     resolve_checkpoint,
+    rollout_sizes,
     save_loader_state,
     save_rollouts,
 )
-from .training.schedule import EndAfterInstructions, follow_progress, placeholder_rows
+from .training.schedule import EndAfterInstructions, follow_progress, is_finished, placeholder_rows
 
 
 class SeRLTrainer(GRPOTrainer):
@@ -51,14 +52,16 @@ class SeRLTrainer(GRPOTrainer):
     - `compute_loss`: leaves TRL's KL term out where the KL is in the advantages.
     - `create_scheduler`: lets the learning rate come down by what ends the run.
     - `train`: refuses a folder that holds another run.
-    - `evaluate`: measures pass@k and maj@k as `serl-trl eval` does.
+    - `evaluate`, `_evaluate`: measure pass@k and maj@k as `serl-trl eval` does, and no step twice.
+    - `_run_epoch`: trains no step more where a resumed run has them all.
     - `_save_checkpoint`, `_load_optimizer_and_scheduler`: the pair that TRL itself extends, for exact resume.
     - `_load_from_checkpoint`: loads the adapter that is trained; Trainer takes every folder beside it that holds an
       adapter (the reference's, a checkpoint) for an adapter of the model, and then overlooks it.
     - `create_model_card`: adds how the model was trained, and the last evaluation.
 
     Args:
-        model (`str` or [`~transformers.PreTrainedModel`]): As in [`~trl.GRPOTrainer`].
+        model (`str` or [`~transformers.PreTrainedModel`]):
+            As in [`~trl.GRPOTrainer`], or the folder of a saved adapter, which training goes on with.
         args ([`SeRLConfig`]): The settings; `max_steps` is the length of the run.
         train_dataset (`str`, `PathLike`, [`~datasets.Dataset`] or `list[str]`):
             The seeds: anything that [`load_seeds`] takes. Answers in it are not used by the default reward.
@@ -106,6 +109,9 @@ class SeRLTrainer(GRPOTrainer):
         if last_checkpoint(args.output_dir) is None:
             resolve_checkpoint(None, args)  # `train` hears whether to resume; here it is known that nothing could be
         self.seeds = read_seeds(train_dataset)
+        if isinstance(model, str) and is_adapter(model):
+            model = load_trainable(model, peft_config, quantization_config, args)
+            peft_config = quantization_config = None  # the model has them
         model_config = load_model_config(model, args)
         checks.check_weights(model, model_config, quantization_config, peft_config, args)
         if processing_class is None:
@@ -113,7 +119,9 @@ class SeRLTrainer(GRPOTrainer):
         self.seeds = checks.usable_seeds(self.seeds, processing_class, context_length(model_config, args), args)
         self._rewards: torch.Tensor | None = None  # (rows of all processes, reward functions), of the last batch
 
-        with started_on_cpu(args):
+        # TRL refuses `model_init_kwargs` for a model that is loaded.
+        kwargs = args.model_init_kwargs if isinstance(model, str) else None
+        with started_on_cpu(args), attributes(args, {"model_init_kwargs": kwargs}):
             super().__init__(
                 model=model,
                 reward_funcs=self_play_reward if reward_funcs is None else reward_funcs,
@@ -127,21 +135,8 @@ class SeRLTrainer(GRPOTrainer):
                 peft_config=peft_config,
             )
         prepare_vllm(self)
-        self.loader = self._make_loader(TrainerSampler(self), context_length(model_config, args))
+        self.loader = make_loader(self)
         self.add_callback(EndAfterInstructions(self))
-
-    def _make_loader(self, sampler: TrainerSampler, max_tokens: int) -> SelfPlayLoader:
-        args, instructions = self.args, self.seeds.instructions
-        if args.instruction_source == "seeds":
-            source = SeedPasses(args, instructions, sampler)
-        else:
-            source = SelfInstruction(args, instructions, sampler, max_tokens, control_tokens(self.processing_class))
-        if args.label_source == "true_answer":
-            labels = TrueAnswerLabels(self.seeds.true_answers, args.answer_format)
-        else:
-            labels = MajorityLabels(args.answer_format)
-        ledger = Ledger(args.output_dir, is_writer=self.accelerator.is_main_process)
-        return SelfPlayLoader(args, source, labels, sampler, ledger, show_progress=not args.disable_tqdm)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
         """Train as [`~transformers.Trainer.train`] does; for errors see [`resume.resolve_checkpoint`]."""
@@ -153,11 +148,10 @@ class SeRLTrainer(GRPOTrainer):
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
         """Create Trainer's schedule; where `instructions_per_iteration` may end the run, it comes down with these."""
-        is_new, enough = self.lr_scheduler is None, self.args.instructions_per_iteration
+        is_new = self.lr_scheduler is None
         scheduler = super().create_scheduler(num_training_steps, optimizer)
-        if is_new and enough is not None:
-            progress = lambda: min(self.loader.totals.counts["admitted"] / enough, 1.0)  # noqa: E731
-            follow_progress(scheduler, num_training_steps, progress)
+        if is_new:
+            follow_progress(scheduler, num_training_steps, self)
         return scheduler
 
     def evaluate(
@@ -230,9 +224,10 @@ class SeRLTrainer(GRPOTrainer):
         return token_advantages(
             self.args.advantage_estimator,
             (rewards * weights).nansum(dim=1).masked_fill(unscored, torch.nan),
-            self.beta * kl,
+            kl,
             mask,
             self.num_generations,
+            self.beta,
             self.accelerator.process_index,
             self.accelerator.reduce,
         )
@@ -258,6 +253,12 @@ class SeRLTrainer(GRPOTrainer):
             old_logps = token_logps(self, output)
         return torch.where(sampling_logps.isnan(), old_logps, sampling_logps)
 
+    def _run_epoch(self, *args, **kwargs):
+        # A run that was killed after its last checkpoint goes on to its end without training.
+        self.control.should_training_stop = is_finished(self)
+        if not self.control.should_training_stop:
+            super()._run_epoch(*args, **kwargs)
+
     def _save_checkpoint(self, model, trial):
         if not self.args.save_only_model:
             name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
@@ -266,7 +267,7 @@ class SeRLTrainer(GRPOTrainer):
                 save_loader_state(folder, self.loader.state_dict())
             mid_cycle = self._step % (self.args.steps_per_generation * self.num_iterations) != 0
             rollouts = self._buffered_inputs if mid_cycle else None
-            save_rollouts(folder, self.accelerator.process_index, self._step, self._schedule, rollouts)
+            save_rollouts(folder, self.accelerator.process_index, self._step, rollout_sizes(self), rollouts)
             self.accelerator.wait_for_everyone()  # the checkpoint counts as complete only with all rollouts
         super()._save_checkpoint(model, trial)
 
@@ -284,20 +285,9 @@ class SeRLTrainer(GRPOTrainer):
         if checkpoint is None:
             return
         self.loader.load_state_dict(load_loader_state(checkpoint))
-        rollouts = load_rollouts(checkpoint, self.accelerator.process_index, self._schedule, device)
+        rollouts = load_rollouts(checkpoint, self.accelerator.process_index, rollout_sizes(self), device)
         if all(gather_object([rollouts is not None])):  # one process can't train its rollouts while another samples
             self._step, self._buffered_inputs = rollouts
-
-    @property
-    def _schedule(self) -> dict[str, int]:
-        """The sizes that buffered rollouts depend on."""
-        return {
-            "processes": self.accelerator.num_processes,
-            "generation_batch_size": self.args.generation_batch_size,
-            "steps_per_generation": self.args.steps_per_generation,
-            "num_generations": self.num_generations,
-            "num_iterations": self.num_iterations,
-        }
 
     def create_model_card(
         self,

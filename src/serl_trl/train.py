@@ -1,13 +1,17 @@
-"""Train a model by self-play: `python train.py --config recipes/demo.yaml --seeds my_questions.jsonl`.
+"""Train a model by self-play: `serl-trl train --recipe qwen2.5_0.5b --seeds my_questions.jsonl --output_dir mine`.
 
-Every setting of `SeRLConfig` and TRL's `ModelConfig` is an argument; a YAML file given by `--config` sets their
-defaults, and the command line has the last word.
+Every setting of `SeRLConfig` and TRL's `ModelConfig` is an argument; a recipe sets their defaults, and the command line
+has the last word.
 """
 
 import os
 import shlex
 import sys
 from dataclasses import dataclass, field
+from pathlib import Path
+
+from .cli import COMMANDS, Alike, one_sentence
+from .launch import launch, make_launch_parser, recipe_arguments, shipped, without
 
 
 @dataclass
@@ -47,10 +51,11 @@ def main(script_args, training_args, model_args):
     from .training.resume import last_checkpoint
     from .training.summary import StepLines, summarize
 
-    try:
+    if training_args.hub_token:
+        # For all that the Hub is asked for, the model to start with too.
+        os.environ["HF_TOKEN"] = training_args.hub_token
+    with one_sentence():
         trainer = make_trainer(script_args, training_args, model_args)
-    except ValueError as error:
-        sys.exit(f"error: {error}")  # bad input ends in one sentence, not in a traceback
 
     # Train
     if not training_args.disable_tqdm:
@@ -87,7 +92,6 @@ def main(script_args, training_args, model_args):
             private=training_args.hub_private_repo,
             push_instructions=script_args.push_instructions,
             revision=training_args.hub_revision,
-            token=training_args.hub_token,
         )
 
 
@@ -98,7 +102,7 @@ def merge_or_say(output_dir: str, trust_remote_code: bool) -> None:
     try:
         print(f"Merged model in {save_merged(output_dir, trust_remote_code)}")
     except Exception as error:  # a full disk, or too little memory for the whole base
-        call = f"from serl_trl.adapters import save_merged; save_merged({output_dir!r}, {trust_remote_code})"
+        call = f"from serl_trl.engine.adapters import save_merged; save_merged({output_dir!r}, {trust_remote_code})"
         print(
             f"error: The adapter is saved in {output_dir}, but not merged: {type(error).__name__}: {error}\n"
             f"To merge it: {shlex.join(['python', '-c', call])}",
@@ -112,7 +116,7 @@ def make_trainer(script_args, training_args, model_args):
     from transformers.utils import is_peft_available
     from trl import get_peft_config, get_quantization_config
 
-    from .engine.adapters import check_mergeable
+    from .engine.adapters import check_mergeable, is_adapter
     from .hub.push import HUB_ERRORS, reason
     from .seeds import read_seeds
     from .serl_trainer import SeRLTrainer
@@ -133,10 +137,11 @@ def make_trainer(script_args, training_args, model_args):
         **(training_args.model_init_kwargs or {}),
     }
 
-    if script_args.merge and not model_args.use_peft:
+    has_adapter = model_args.use_peft or is_adapter(model_args.model_name_or_path)
+    if script_args.merge and not has_adapter:
         raise ValueError("merge is True, and there is no adapter to merge. Set use_peft to True, or leave merge out.")
-    if model_args.use_peft and not is_peft_available():
-        raise ValueError("use_peft is True, but PEFT is not installed. Run `pip install 'serl-trl[peft]'`.")
+    if has_adapter and not is_peft_available():
+        raise ValueError("The model has an adapter, but PEFT is not installed. Run `pip install 'serl-trl[peft]'`.")
 
     # Evaluation: at the start, every eval_steps (by default, a tenth of the run), and at the end
     if script_args.eval_data and training_args.eval_strategy == "no":
@@ -194,17 +199,39 @@ def make_parser(prog: str | None = None):
 
     from .serl_config import SeRLConfig
 
-    return TrlParser((SeRLScriptArguments, SeRLConfig, ModelConfig), prog=prog, description=__doc__)
+    class TrainParser(Alike, TrlParser):
+        pass
+
+    return TrainParser(
+        (SeRLScriptArguments, SeRLConfig, ModelConfig),
+        prog=prog,
+        usage="%(prog)s [--recipe NAME | --config PATH] --seeds FILE --output_dir FOLDER ...",
+        description=COMMANDS["train"][1],
+        parents=[make_launch_parser()],
+    )
 
 
 def run(arguments: list[str] | None = None, prog: str | None = None) -> None:
-    """Parse the arguments (`sys.argv` by default) and train; bad input ends in one sentence, not in a traceback."""
-    from yaml import YAMLError
-
-    try:
-        parsed = make_parser(prog).parse_args_and_config(arguments)
-    except (OSError, ValueError, YAMLError) as error:
-        sys.exit(f"error: {error}")
+    """Parse the arguments (`sys.argv` by default) and train, in this process or in those of `accelerate launch`."""
+    options, settings = make_launch_parser().parse_known_args(arguments)
+    options = vars(options)
+    with one_sentence():
+        recipe = recipe_arguments(options)
+        accelerate_config = options.get("accelerate_config")
+        if accelerate_config and not Path(accelerate_config).is_file():
+            accelerate_config = shipped("accelerate_configs", accelerate_config)
+        parser = make_parser(prog)
+        *parsed, unknown_in_recipe, unknown = parser.parse_args_and_config(
+            [*recipe, *settings], return_remaining_strings=True, separate_remaining_strings=True
+        )
+        if unknown_in_recipe:
+            raise ValueError(f"{recipe[1]} has {' '.join(unknown_in_recipe)}, which is no setting. Leave it out.")
+        if accelerate_config:
+            chosen = ["--recipe", options["recipe"]] if "recipe" in options else recipe
+            training = [*chosen, *without(settings, unknown)]
+            launch(accelerate_config, unknown, training, parser)
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     main(*parsed)
 
 

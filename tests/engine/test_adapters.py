@@ -22,7 +22,7 @@ from trl.generation.vllm_generation import VLLMGeneration
 
 from serl_trl import SeRLTrainer
 from serl_trl.engine.adapters import add_empty_adapter, check_adapter, empty_model, merged_parameters, save_merged
-from serl_trl.self_play.prompt import tokenize_prompts
+from serl_trl.engine.models import tokenize_prompts
 from serl_trl.train import main, make_parser
 
 

@@ -9,7 +9,8 @@ import torch
 from conftest import TINY_MODEL, tiny_config, tiny_seeds
 
 from serl_trl import SeRLTrainer
-from serl_trl.sampler import prepare_engine
+from serl_trl.engine.log_probabilities import log_probabilities
+from serl_trl.engine.vllm import prepare_vllm
 from serl_trl.self_play.carriers import SamplingSettings
 
 
@@ -66,7 +67,7 @@ def test_changed_weights_reach_the_engine(trainer):
     # ... and the engine's log-probabilities are those of the changed weights, at the trainer's temperature of 1.
     (drawn,) = sample(trainer, QUESTION, None)
     prompt_ids = tuple(trainer.loader.sampler.tokenize([QUESTION])[0])
-    (expected,) = trainer.log_probabilities([(prompt_ids, drawn.token_ids)])
+    (expected,) = log_probabilities(trainer, [(prompt_ids, drawn.token_ids)])
     torch.testing.assert_close(torch.tensor(drawn.logprobs), torch.tensor(expected), rtol=0, atol=1e-3)
     for name, parameter in parameters.items():
         parameter.data = saved[name]
@@ -82,7 +83,7 @@ def test_changed_embeddings_reach_the_engine_in_both_their_roles(trainer):
     trainer._last_loaded_step = -1
     (drawn,) = sample(trainer, QUESTION, None)
     prompt_ids = tuple(trainer.loader.sampler.tokenize([QUESTION])[0])
-    (expected,) = trainer.log_probabilities([(prompt_ids, drawn.token_ids)])
+    (expected,) = log_probabilities(trainer, [(prompt_ids, drawn.token_ids)])
     embeddings.data = saved
     trainer._last_loaded_step = -1
     torch.testing.assert_close(torch.tensor(drawn.logprobs), torch.tensor(expected), rtol=0, atol=1e-5)
@@ -102,7 +103,7 @@ def test_the_config_seed_determines_what_vllm_samples(trainer):
     hot = SamplingSettings(temperature=2.0, top_p=1.0, presence_penalty=0.0, max_tokens=20)
     for seed in (1, 1, 2):
         trainer.args.seed = seed
-        prepare_engine(trainer)  # as after vLLM's start, which resets all generators to the rank
+        prepare_vllm(trainer)  # as after vLLM's start, which resets all generators to the rank
         drawn.append([completion.token_ids for completion in sample(trainer, FEW_SHOT, hot, n=4)])
     assert drawn[0] == drawn[1] != drawn[2]
     assert len(set(drawn[0])) > 1  # the completions of a group differ

@@ -10,13 +10,14 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT, TINY_MODEL, TINY_TEMPLATE
+from conftest import TINY_MODEL, TINY_TEMPLATE
 from huggingface_hub import ModelCard
 from make_tiny_model import PAIRS, question
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from serl_trl.evaluation.arguments import EvaluationArguments
-from serl_trl.evaluation.job import evaluate, run
+from serl_trl.evaluation.command import run
+from serl_trl.evaluation.job import evaluate
 
 
 ENVIRONMENT = os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
@@ -222,7 +223,6 @@ def test_an_adapter_is_merged_into_its_base(tmp_path):
         ({"max_completion_length": 510}, "row 1, 'what is 0 plus 0 \\?': its prompt has 8 tokens, .* Set it to at most 504"),
         ({"compare": "nowhere.json"}, "compare is 'nowhere.json', which is no results.json"),
         ({"write_card": True}, "There is no model card '.*README.md'. Use the folder of a trained model"),
-        ({"no_such_setting": 1}, "no_such_setting"),
     ],
 )  # fmt: skip
 def test_bad_input_ends_in_one_sentence_before_a_model_is_loaded(tmp_path, capsys, monkeypatch, changes, message):
@@ -255,9 +255,3 @@ def test_data_and_settings_that_do_not_go_together_are_refused(tmp_path):
         small(tmp_path, data=other, compare=str(tmp_path / "eval" / "results.json"))
     with pytest.raises(ValueError, match="is in the way: it holds no samples of an evaluation"):
         small(tmp_path, output_dir=str(tmp_path))  # where the data lie
-
-
-def test_help_lists_the_settings():
-    script = str(Path(sys.executable).parent / "serl-trl")
-    result = subprocess.run([script, "eval", "--help"], env=ENVIRONMENT, cwd=ROOT, capture_output=True, text=True)
-    assert result.returncode == 0 and "--num-samples" in result.stdout and "--compare" in result.stdout

@@ -14,9 +14,9 @@ SEED, SHOWN, UNSEEN = "What is 2 + 2?", "What is 3 + 3?", "Name a prime above 90
 RECORD = RunRecord("tiny", "q.jsonl", [SEED, UNSEEN], {"max_steps": 3})
 
 
-def candidate(instruction, verdict="admitted", rouge_l=0.5, answers=("4", None), nearest=SEED, parents=(SEED, SHOWN)):
+def candidate(instruction, fate="trained", rouge_l=0.5, answers=("4", None), nearest=SEED, parents=(SEED, SHOWN)):
     return Candidate(
-        0, 0, 1, instruction, list(parents), verdict, nearest=nearest, rouge_l=rouge_l, answers=list(answers)
+        0, 0, 1, instruction, list(parents), fate, nearest=nearest, rouge_l=rouge_l, answers=list(answers)
     )
 
 
@@ -36,8 +36,8 @@ def ledger(run, *candidates):
         (candidate("What comes then? Name a prime above 90."), False),
         (candidate("What is 2 + 2", rouge_l=1.0), False),  # with diversity_threshold=1 all are admitted
         (candidate("What is 8 - 1?", answers=["What is 2 + 2? 4", "7"]), False),
-        (candidate("What is 2 +", verdict="rejected"), False),
-        (candidate("What is 9 - 1?", verdict="unused"), False),
+        (candidate("What is 2 +", fate="rejected"), False),
+        (candidate("What is 9 - 1?", fate="unused"), False),
     ],
 )
 def test_shown_is_what_was_admitted_and_has_no_seed_in_it(tmp_path, row, is_shown):
@@ -58,18 +58,19 @@ def read_instructions_of(run):
 
 def test_the_dataset_loads_and_its_card_says_what_is_in_it(tmp_path):
     run = tmp_path / "run"
-    for iteration in (1, 2):
-        ledger(
-            run / f"_iteration-{iteration}",
-            candidate(f"What is 7 - {iteration}?"),
-            candidate(SEED, verdict="rejected", rouge_l=1.0),
-        )
+    ledger(
+        run,
+        candidate("What is 7 - 1?"),
+        candidate("What is 7 - 2?", fate="out_of_band"),
+        candidate(SEED, fate="rejected", rouge_l=1.0),
+        candidate(SEED, fate="unused"),
+    )
     before = sorted(path.read_bytes() for path in run.rglob("*.parquet"))
     write_dataset(*read_instructions_of(run), tmp_path / "dataset", "me/mine")
     assert sorted(path.read_bytes() for path in run.rglob("*.parquet")) == before
     dataset = load_dataset(str(tmp_path / "dataset"), cache_dir=str(tmp_path / "cache"))
     assert dataset["train"]["instruction"] == ["What is 7 - 1?", "What is 7 - 2?"]
-    assert dataset["train"]["iteration"] == [1, 2] and dataset["withheld"]["instruction"] == [None, None]
+    assert dataset["withheld"]["instruction"] == [None, None]
     card = DatasetCard.load(tmp_path / "dataset" / "README.md")
     assert card.data.size_categories == "n<1K" and {"serl", "synthetic"} <= set(card.data.tags)
     for part in (

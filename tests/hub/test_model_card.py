@@ -1,21 +1,19 @@
-import json
-
 import pytest
 from huggingface_hub import ModelCard
 from trl.trainer.utils import generate_model_card
 
 from serl_trl import SeRLTrainer
 from serl_trl.evaluation.model_index import add_results
-from serl_trl.hub.card import add_repositories, add_training, curves, histories, method
+from serl_trl.hub.card import add_repositories, add_training, curves, method
 from serl_trl.hub.run_record import RunRecord
 
 
 RECORD = RunRecord("tiny", "q.jsonl", ["What is 2 + 2?", "What is 3 + 3?"], {"max_steps": 3}, "serl-trl train")
 HISTORY = [
-    {"step": 0, "eval_reward": 0.25},
+    {"step": 0, "eval_pass@1": 0.25},
     {"step": 1, "reward": 0.5, "self_rewarding/pass_rate": 0.625, "pool/kept": 2.0},
     {"step": 2, "reward": 0.75, "self_rewarding/pass_rate": 0.5, "pool/kept": 2000.0},
-    {"step": 2, "eval_reward": 0.5},
+    {"step": 2, "eval_pass@1": 0.5},
     {"step": 2, "train_runtime": 12.0},
 ]
 
@@ -30,7 +28,7 @@ def trl_card(path, base_model=None):
 
 def test_a_card_says_how_the_model_was_trained_without_the_seeds(tmp_path):
     path = trl_card(tmp_path / "README.md")
-    add_training(path, RECORD, [HISTORY])
+    add_training(path, RECORD, HISTORY)
     card = ModelCard.load(path)
     for part in (
         "fine-tuned version of the local model `tiny`",
@@ -43,12 +41,13 @@ def test_a_card_says_how_the_model_was_trained_without_the_seeds(tmp_path):
         "vonwerra2020trl",
     ):
         assert part in card.text, part
-    assert not any(seed in card.text for seed in RECORD.seeds) and "None" not in card.text.replace('model="None"', "")
+    assert not any(seed in card.text for seed in RECORD.seeds) and "None" not in card.text
+    assert f'model="{tmp_path.name}"' in card.text  # until it is pushed, the folder
 
 
 def test_repositories_are_written_into_a_card_again_and_again(tmp_path):
     path = trl_card(tmp_path / "README.md", base_model="tester/tiny")
-    add_training(path, RECORD, [HISTORY])
+    add_training(path, RECORD, HISTORY)
     add_results(path, [{"dataset": "gsm8k", "metric": "accuracy", "value": 0.5}])
     add_repositories(path, "me/mine", "me/mine-instructions")
     add_repositories(path, "us/ours", "us/ours-instructions")
@@ -77,20 +76,14 @@ def test_the_method_is_the_one_that_was_set(settings, parts):
 
 def test_curves_show_some_ten_rows_with_the_first_and_the_last():
     history = [{"step": step, "reward": 0.5} for step in range(1, 1001)]
-    rows = curves([history]).splitlines()[2:]
+    rows = curves(history).splitlines()[2:]
     assert len(rows) == 10 and rows[0].startswith("| 1 | 0.5 |") and rows[-1].startswith("| 1000 | 0.5 |")
-    several = curves([history, history, HISTORY]).splitlines()
-    assert (
-        several[0].startswith("| iteration | step | reward") and several[-1] == "| 3 | 2 | 0.75 | 0.5 | 2000 | 0.5 |"
-    )
-    assert len(several) == 2 + 3 + 3 + 3 and len(curves([[]]).splitlines()) == 2
+    assert curves(HISTORY).splitlines()[-1] == "| 2 | 0.75 | 0.5 | 2000 | 0.5 |" and len(curves([]).splitlines()) == 2
 
 
-def test_the_log_of_each_iteration_is_read_in_order(tmp_path):
-    assert histories(tmp_path, HISTORY) == [HISTORY]
-    (tmp_path / "_iteration-11").mkdir()  # not finished
-    for iteration in (10, 2):
-        (tmp_path / f"_iteration-{iteration}").mkdir()
-        state = {"log_history": [{"step": iteration}]}
-        (tmp_path / f"_iteration-{iteration}" / "trainer_state.json").write_text(json.dumps(state))
-    assert histories(tmp_path, HISTORY) == [[{"step": 2}], [{"step": 10}]]
+def test_a_card_whose_headings_trl_renamed_keeps_its_sections(tmp_path):
+    path = trl_card(tmp_path / "README.md")
+    path.write_text(path.read_text().replace("### Framework versions", "### Versions"))
+    add_training(path, RECORD, HISTORY)
+    add_repositories(path, "me/mine", "me/mine-instructions")
+    assert "### Recipe" in path.read_text() and "datasets/me/mine-instructions" in path.read_text()

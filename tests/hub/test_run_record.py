@@ -6,8 +6,10 @@ import pytest
 import yaml
 from conftest import tiny_config
 
-from serl_trl.hub.card import recipe
-from serl_trl.hub.run_record import RunRecord, changed_settings, shown_command, source_name, without_private
+from serl_trl.hub.card import settings_yaml
+from serl_trl.hub.privacy import shown_command, without_private
+from serl_trl.hub.run_record import RunRecord, changed_settings
+from serl_trl.seeds import source_name
 
 
 HOME = str(Path.home())
@@ -18,6 +20,7 @@ HOME = str(Path.home())
     [
         (["/venv/bin/serl-trl", "train", "--seeds", "q.jsonl"], "serl-trl train --seeds q.jsonl"),
         (["/repo/train.py", "--config", "recipes/demo.yaml"], "python train.py --config recipes/demo.yaml"),
+        (["/venv/serl_trl/train.py", "--recipe", "demo"], "serl-trl train --recipe demo"),  # started by accelerate
         (["serl-trl", "train", "--hub_token", "secret", "--push_to_hub"], "serl-trl train --push_to_hub"),
         (["serl-trl", "train", "--hub-token=secret", "--push_to_hub"], "serl-trl train --push_to_hub"),
         (["serl-trl", "train", "--hub_tok", "hf_abcdefghijklmnop"], "serl-trl train --hub_tok <token>"),
@@ -38,7 +41,7 @@ def test_a_folder_that_begins_like_the_home_is_another():
 
 def test_the_recipe_holds_what_was_changed_and_can_be_used_again(tmp_path):
     settings = changed_settings(tiny_config(tmp_path / "run", hub_token="hf_secretsecret", hub_model_id="me/mine"))
-    shown = recipe(settings)
+    shown = settings_yaml(settings)
     assert "secret" not in shown and "me/mine" not in shown and str(tmp_path) not in shown
     again = tiny_config(tmp_path / "again", **yaml.safe_load(shown))
     assert changed_settings(again) == settings
@@ -47,7 +50,7 @@ def test_the_recipe_holds_what_was_changed_and_can_be_used_again(tmp_path):
 
 def test_settings_of_any_type_become_yaml(tmp_path):
     settings = changed_settings(tiny_config(tmp_path, generation_kwargs={"bad_words": {"x"}}, optim="sgd"))
-    assert yaml.safe_load(recipe(settings))["optim"] == "sgd" and "bad_words" in settings["generation_kwargs"]
+    assert yaml.safe_load(settings_yaml(settings))["optim"] == "sgd" and "bad_words" in settings["generation_kwargs"]
 
 
 def test_sources_are_named_without_their_folders(tmp_path):

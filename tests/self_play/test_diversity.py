@@ -29,7 +29,38 @@ def test_nearest_is_the_earliest_of_the_most_similar():
     diversity = DiversityFilter(["a b c", "a b d", "a b d"])
     assert diversity.nearest("a b d") == ("a b d", 1.0)
     assert diversity.nearest("a b x") == ("a b c", pytest.approx(2 / 3))
+    assert diversity.nearest("x y z") == (None, 0.0)  # nothing in common
     assert DiversityFilter().nearest("a b x") == (None, 0.0)
+
+
+def test_candidates_leave_no_trace():
+    diversity = DiversityFilter(["a b c"])
+    for number in range(1000):
+        diversity.nearest(f"a {number} {number + 1}")
+    assert len(diversity._characters) == 3
+    assert diversity.nearest("x x c")[1] == pytest.approx(1 / 3)  # words it does not know are not each other's match
+
+
+def test_more_words_than_there_are_characters():
+    diversity = DiversityFilter(
+        [" ".join(f"word{number}" for number in range(part, part + 1000)) for part in range(0, 1_120_000, 1000)]
+    )
+    assert diversity.nearest("word5 word6 word7")[0].startswith("word0 word1 ")
+    assert diversity.nearest("word1119998 word1119999 word4")[1] == pytest.approx(4 / 1003)
+
+
+@pytest.mark.parametrize(
+    ("threshold", "candidate", "different"),
+    [
+        (0.7, "a b d", False),  # 0.8 with "a b c d e"... and the same text
+        (0.7, "a b x y", True),
+        (0.5, "日本", False),  # no words for ROUGE-L, and yet the same text
+        (1.0, "日本", True),  # 1 lets all pass
+    ],
+)
+def test_what_may_be_added(threshold, candidate, different):
+    diversity = DiversityFilter(["a b d", "日本"], threshold)
+    assert diversity.is_different(candidate, diversity.nearest(candidate)[1]) == different
 
 
 @pytest.mark.parametrize("threshold", [-0.1, 1.1])

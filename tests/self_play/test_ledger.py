@@ -12,7 +12,7 @@ def candidate(number: int, **values) -> Candidate:
 
 def test_rows_come_back_as_they_were(tmp_path):
     ledger = Ledger(tmp_path)
-    rows = [candidate(0), candidate(1, verdict="admitted", answers=["5", None], votes=[1.0, 0.0], pass_rate=0.5)]
+    rows = [candidate(0), candidate(1, fate="out_of_band", answers=["5", None], rewards=[1.0, 0.0], pass_rate=0.5)]
     ledger.write(0, rows)
     ledger.write(1, [candidate(2)])
     assert ledger.resume(next_batch=1) == rows

@@ -1,14 +1,20 @@
 """The loop on a scripted engine: what is asked, what is kept, what is written down."""
 
 import json
-import random
 
 import pytest
-from conftest import ledger_rows, tiny_config
+from conftest import ledger_rows
 
-from serl_trl.sampler import ScriptedSampler
-from serl_trl.self_play.ledger import Ledger
-from serl_trl.self_play.loop import SelfPlayLoader
+from serl_trl.self_play import (
+    Ledger,
+    MajorityLabels,
+    ScriptedSampler,
+    SeedPasses,
+    SelfInstruction,
+    SelfPlayLoader,
+    SelfPlaySettings,
+    TrueAnswerLabels,
+)
 
 
 SEEDS = [
@@ -37,18 +43,18 @@ class Script:
         return f"\\boxed{{{0 if index < self.agreeing(text) else index}}}"
 
 
-def make_loader(tmp_path, script, max_words=1000, true_answers=None, **changes):
+SETTINGS = {"num_generations": 4, "generation_batch_size": 8, "instruction_requests": 2}  # 2 groups of 4 a batch
+
+
+def make_loader(tmp_path, script, max_words=1000, from_seeds=False, labels=None, **changes):
     sampler = ScriptedSampler(script, max_words)
-    config = tiny_config(tmp_path, **{"diversity_threshold": 0.7} | changes)
-    return SelfPlayLoader(
-        config,
-        SEEDS,
-        sampler,
-        Ledger(tmp_path),
-        max_tokens=10_000,
-        control_tokens=["<end>"],
-        true_answers=true_answers,
-    )
+    settings = SelfPlaySettings(**SETTINGS | changes)
+    if from_seeds:
+        source = SeedPasses(settings, SEEDS, sampler)
+    else:
+        source = SelfInstruction(settings, SEEDS, sampler, max_tokens=10_000, control_tokens=["<end>"])
+    labels = labels or MajorityLabels(settings.answer_format)
+    return SelfPlayLoader(settings, source, labels, sampler, Ledger(tmp_path))
 
 
 def test_a_batch_holds_whole_groups_with_their_votes(tmp_path):
@@ -60,7 +66,7 @@ def test_a_batch_holds_whole_groups_with_their_votes(tmp_path):
             "\\boxed{2}",
             "\\boxed{3}",
         ]
-        assert group.vote.rewards == (1.0, 1.0, 0.0, 0.0) and not group.stale
+        assert group.vote.rewards == (1.0, 1.0, 0.0, 0.0) and not group.surplus
     assert batch.metrics["self_rewarding/pass_rate"] == 0.5
     assert batch.metrics["pool/kept"] == 2.0
 
@@ -75,18 +81,43 @@ def test_trained_instructions_become_few_shot_examples(tmp_path):
     assert any(instruction in prompt for prompt in requests[2:] for instruction in trained)
 
 
-def test_surplus_is_trained_next_and_then_expires(tmp_path):
-    loader = make_loader(tmp_path, Script())
+def test_the_surplus_is_a_batch_at_most_and_is_trained_next(tmp_path):
+    # The first guess is that half of the candidates are admitted and half of these in the band: here all are.
+    loader = make_loader(tmp_path, Script(per_reply=10), instruction_requests=8)
     first = next(loader)
-    surplus = [group.instruction for group in loader.surplus]
-    assert surplus and first.metrics["self_rewarding/stale_groups"] == 0.0
-    loader.surplus *= 3  # more than a batch holds
-    count = len(loader.surplus)
+    rows = ledger_rows(tmp_path)
+    in_band = [row["instruction"] for row in rows if row["fate"] in ("trained", "surplus")]
+    assert len(in_band) > 3 and first.metrics["self_rewarding/surplus_groups"] == 0.0
+    assert [group.instruction for group in loader.surplus] == in_band[2:4]
+    assert first.metrics["self_rewarding/dropped_groups"] == max(len(in_band) - 4, 0)
     second = next(loader)
-    assert [group.instruction for group in second.groups] == (surplus * 3)[:2]
-    assert all(group.stale for group in second.groups)
-    assert second.metrics["self_rewarding/expired_groups"] == count - 2
+    assert [group.instruction for group in second.groups] == in_band[2:4]
+    assert all(group.surplus for group in second.groups)
+    assert second.metrics["self_rewarding/surplus_groups"] == 2.0
     assert loader.surplus == []  # nothing is carried twice
+    fates = {row["instruction"]: row["fate"] for row in ledger_rows(tmp_path)}
+    assert [fates[instruction] for instruction in in_band[:4]] == ["trained"] * 4
+
+
+def test_surplus_that_no_batch_needs_is_dropped(tmp_path):
+    loader = make_loader(tmp_path, Script(), generation_batch_size=4, max_rounds=1)
+    loader.past = loader.past | {"answered": 8.0}  # it expects one of eight in the band, and all four are
+    batch = next(loader)
+    assert len(batch.groups) == len(loader.surplus) == 1
+    dropped = batch.metrics["self_rewarding/dropped_groups"]
+    assert dropped == sum(row["fate"] == "surplus" for row in ledger_rows(tmp_path)) - 1 > 0
+
+
+def test_surplus_of_other_group_sizes_is_dropped_on_resume(tmp_path, caplog):
+    loader, other = (
+        make_loader(tmp_path, Script()),
+        make_loader(tmp_path, Script(), num_generations=2, max_pass_rate=1.0),
+    )
+    next(loader)
+    assert loader.surplus
+    other.load_state_dict(json.loads(json.dumps(loader.state_dict())))
+    assert other.surplus == [] and "they have 4 completions, and num_generations is 2" in caplog.text
+    assert all(len(group.completions) == 2 for group in next(other).groups)
 
 
 def test_every_candidate_has_a_row_with_its_fate(tmp_path):
@@ -102,10 +133,9 @@ def test_every_candidate_has_a_row_with_its_fate(tmp_path):
     for batch in batches:
         for group in batch.groups:
             row = rows[group.instruction]
-            assert (row["fate"], row["trained_step"], row["verdict"]) == ("trained", 7, "admitted")
-            assert row["votes"] == list(group.vote.rewards) and row["pass_rate"] == group.vote.pass_rate
+            assert (row["fate"], row["trained_step"]) == ("trained", 7)
+            assert row["rewards"] == list(group.vote.rewards) and row["pass_rate"] == group.vote.pass_rate
             assert len(row["parents"]) == 8 and set(row["parents"]) <= {*SEEDS, *rows}
-    assert {row["verdict"] for row in rows.values()} <= {"admitted", "rejected", "unused"}
     assert [row["id"] for row in rows.values()] == list(range(len(rows)))
 
 
@@ -124,7 +154,7 @@ def test_rejections_are_counted_and_explained(tmp_path, reply, reason):
     with pytest.raises(RuntimeError) as error:
         next(loader)
     rows = ledger_rows(tmp_path)  # nothing is lost when the run stops
-    assert {(row["verdict"], row["reason"]) for row in rows} == {("rejected", reason)}
+    assert {(row["fate"], row["reason"]) for row in rows} == {("rejected", reason)}
     assert f"rejected: {len(rows)} {reason}" in str(error.value)
 
 
@@ -184,20 +214,24 @@ def test_state_survives_json(tmp_path):
     other.sampler.reply.written = loader.sampler.reply.written  # the scripted model's own state
     for _ in range(3):
         assert next(other).groups == next(loader).groups
-    assert other.state_dict()["kept"] == loader.state_dict()["kept"]
+    assert other.state_dict()["source"] == loader.state_dict()["source"]
     assert other.totals.counts == loader.totals.counts
 
 
 def test_few_shot_prompts_are_shortened_to_fit(tmp_path):
     loader = make_loader(tmp_path, Script(), max_instruction_length=40)
-    loader.max_tokens = 40 + 30  # eight seeds have 8 * 8 words and their numbers
-    lengths = [len(loader.draw_examples(random.Random(n))) for n in range(5)]
+    source = loader.source
+    source.max_tokens = 40 + 80  # eight seeds have 8 * 8 words and their numbers, and the request 60
+    lengths = []
+    for batch in range(5):
+        source.begin_batch(batch)
+        lengths.append(len(source.draw_examples()))
     assert all(0 < length < 8 for length in lengths)
 
 
 def test_the_seeds_themselves_are_trained_in_passes(tmp_path):
     script = Script()
-    loader = make_loader(tmp_path, script, instruction_source="seeds")
+    loader = make_loader(tmp_path, script, from_seeds=True)
     batches = [next(loader) for _ in range(8)]
     assert not any(prompt.endswith("9.") for prompt in script.prompts)  # nothing is written
     drawn = [row["instruction"] for row in ledger_rows(tmp_path)]
@@ -209,19 +243,20 @@ def test_the_seeds_themselves_are_trained_in_passes(tmp_path):
 def test_the_band_holds_for_seeds_too(tmp_path):
     unsure = SEEDS[:4]
     script = Script(agreeing=lambda text: 2 if text.split("\n")[0] in unsure else 4)
-    loader = make_loader(tmp_path, script, instruction_source="seeds")
+    loader = make_loader(tmp_path, script, from_seeds=True)
     trained = [group.instruction for _ in range(4) for group in next(loader).groups]
     assert set(trained) == set(unsure)
 
 
 def test_true_answers_are_the_labels(tmp_path):
     # Two of four completions say 0, one 2, one 3: the majority is 0, and the truth is 3.
-    settings = {"instruction_source": "seeds", "label_source": "true_answer"}
-    loader = make_loader(tmp_path, Script(), true_answers=dict.fromkeys(SEEDS, "3"), **settings)
+    true_labels = TrueAnswerLabels(dict.fromkeys(SEEDS, "3"))
+    loader = make_loader(tmp_path, Script(), from_seeds=True, labels=true_labels)
     for group in next(loader).groups:
         assert group.vote.rewards == (0.0, 0.0, 0.0, 1.0)
         assert (group.vote.pseudo_label, group.vote.pass_rate) == ("3", 0.25)
-    nobody = make_loader(tmp_path / "nobody", Script(), true_answers=dict.fromkeys(SEEDS, "7"), **settings)
+    wrong_labels = TrueAnswerLabels(dict.fromkeys(SEEDS, "7"))
+    nobody = make_loader(tmp_path / "nobody", Script(), from_seeds=True, labels=wrong_labels)
     with pytest.raises(RuntimeError, match="groups by pass rate: 0.00"):
         next(nobody)
 

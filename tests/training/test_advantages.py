@@ -6,11 +6,11 @@ import torch
 from conftest import TINY_MODEL, tiny_config, tiny_seeds, weights
 
 from serl_trl import SeRLTrainer
-from serl_trl.training.advantages import ESTIMATORS, kl_in_reward, kl_to_go, leave_one_out, token_advantages
+from serl_trl.training.advantages import ESTIMATORS, kl_in_advantage, leave_one_out, token_advantages
 
 
 GROUPS, GENERATIONS, LENGTH, BETA = 5, 4, 7, 0.3
-IN_REWARD = [estimator for estimator in ESTIMATORS if kl_in_reward(estimator)]
+IN_ADVANTAGE = [estimator for estimator in ESTIMATORS if kl_in_advantage(estimator)]
 
 
 def random_batch(seed: int) -> dict[str, np.ndarray]:
@@ -40,21 +40,25 @@ def expected(estimator: str, batch: dict[str, np.ndarray], beta: float, generati
         }[estimator]
         for token in range(mask.shape[1]):
             to_go = range(token, int(mask[row].sum()))
-            kl = sum(batch["logps"][row, later] - batch["ref_logps"][row, later] for later in to_go)
-            advantages[row, token] = reward - baseline - beta * kl
+            k1 = batch["logps"][row] - batch["ref_logps"][row]
+            advantages[row, token] = reward - baseline
+            if estimator != "reinforce_plus_plus_baseline":
+                advantages[row, token] -= beta * sum(k1[later] for later in to_go)
     if estimator != "rloo":
         tokens = advantages[mask == 1]
         advantages = (advantages - tokens.mean()) / tokens.std()
+    if estimator == "reinforce_plus_plus_baseline":
+        advantages -= beta * (batch["logps"] - batch["ref_logps"])
     return np.where(mask == 1, advantages, 0.0)
 
 
-@pytest.mark.parametrize("estimator", IN_REWARD)
+@pytest.mark.parametrize("estimator", IN_ADVANTAGE)
 @pytest.mark.parametrize("seed", range(3))
 def test_estimators_are_their_formulas(estimator, seed):
     batch = random_batch(seed)
     tensors = {name: torch.from_numpy(value) for name, value in batch.items()}
-    kl = BETA * kl_to_go(tensors["logps"], tensors["ref_logps"], tensors["mask"])
-    advantages = token_advantages(estimator, tensors["rewards"], kl, tensors["mask"], GENERATIONS)
+    kl = (tensors["logps"] - tensors["ref_logps"]) * tensors["mask"]
+    advantages = token_advantages(estimator, tensors["rewards"], kl, tensors["mask"], GENERATIONS, BETA)
     np.testing.assert_allclose(advantages.numpy(), expected(estimator, batch, BETA, GENERATIONS), atol=1e-7)
 
 
@@ -69,15 +73,15 @@ def test_estimators_are_their_formulas(estimator, seed):
 )
 def test_a_completion_without_a_reward_moves_nothing(estimator, values):
     rewards = torch.tensor([1.0, 0.0, 1.0, torch.nan])
-    advantages = token_advantages(estimator, rewards, torch.zeros(4, 1), torch.ones(4, 1), 4)[:, 0]
+    advantages = token_advantages(estimator, rewards, torch.zeros(4, 1), torch.ones(4, 1), 4, BETA)[:, 0]
     assert advantages.tolist() == pytest.approx([*values, 0.0], abs=1e-4)
 
 
-@pytest.mark.parametrize("estimator", IN_REWARD)
+@pytest.mark.parametrize("estimator", IN_ADVANTAGE)
 def test_nothing_to_learn_from_is_no_error(estimator):
     alone = torch.tensor([1.0, torch.nan, torch.nan, torch.nan])  # nothing to compare it with
     for rewards, mask in ((alone, torch.ones(4, 1)), (torch.ones(4), torch.zeros(4, 1))):
-        assert token_advantages(estimator, rewards, torch.zeros(4, 1), mask, 4).tolist() == [[0.0]] * 4
+        assert token_advantages(estimator, rewards, torch.zeros(4, 1), mask, 4, BETA).tolist() == [[0.0]] * 4
 
 
 def run(tmp_path, **changes) -> tuple[SeRLTrainer, dict]:
@@ -101,7 +105,7 @@ def run(tmp_path, **changes) -> tuple[SeRLTrainer, dict]:
     return trainer, taken[0]
 
 
-@pytest.mark.parametrize("estimator", IN_REWARD)
+@pytest.mark.parametrize("estimator", IN_ADVANTAGE)
 def test_a_trainer_trains_on_the_estimators_advantages(tmp_path, estimator):
     trainer, batch = run(
         tmp_path, advantage_estimator=estimator, steps_per_generation=2, gradient_accumulation_steps=1
@@ -127,7 +131,7 @@ def test_the_kl_counts_once(tmp_path, estimator):
         losses.append(trainer.compute_loss(trainer.model, batch).item())
         assert trainer.beta == beta
     # With the KL in the reward the loss has no term of its own, else it has.
-    assert (losses[0] == losses[1]) == kl_in_reward(estimator)
+    assert (losses[0] == losses[1]) == kl_in_advantage(estimator)
 
 
 def test_dr_grpo_is_trls_without_the_scales(tmp_path):

@@ -1,174 +1,383 @@
-"""Several iterations in one command: each from the last one's model, with a fresh reference and a fresh pool."""
+"""Self-play iterations: one command run several times, each time from the last iteration's model."""
 
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY_MODEL, ledger_rows, tiny_config, tiny_seeds, weights
-from huggingface_hub.utils import filter_repo_objects
-from peft import LoraConfig
+import yaml
+from conftest import ROOT, TINY_MODEL, TINY_SETTINGS, ledger_rows, tiny_config, tiny_seeds
+from peft import AutoPeftModelForCausalLM, LoraConfig, get_peft_model
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
+from trl.generation.vllm_generation import VLLMGeneration
 
 from serl_trl import SeRLTrainer
-from serl_trl.training.iterations import resolve_start, resume_point
+from serl_trl.engine.adapters import merged_parameters
+from serl_trl.training.iterations import iterate, read_settings
 
 
-SETTINGS = {"num_self_play_iterations": 3, "max_steps": 2, "beta": 0.1, "save_strategy": "steps", "save_steps": 1}
+STUB = """
+import json, sys, time
+from pathlib import Path
+def option(name):
+    return sys.argv[len(sys.argv) - 1 - sys.argv[::-1].index(name) + 1] if name in sys.argv else None
+folder = Path(option("--output_dir"))
+folder.mkdir(parents=True, exist_ok=True)
+with open(folder / "starts.jsonl", "a") as file:
+    names = ("--model_name_or_path", "--seed", "--resume_from_checkpoint")
+    file.write(json.dumps([option(name) for name in names]) + "\\n")
+behaviour = Path(option("--behaviour")).read_text() if option("--behaviour") else ""
+if folder.name in behaviour:
+    if "checkpoint" in behaviour:
+        (folder / "checkpoint-5").mkdir()
+        for name in ("trainer_state.json", "serl_state.json"):
+            (folder / "checkpoint-5" / name).write_text("{}")
+    if "sleep" in behaviour:
+        try:
+            time.sleep(60)
+        except KeyboardInterrupt:
+            with open(folder / "interrupts", "a") as file:
+                file.write("x")
+            time.sleep(0.5)  # a second interrupt would be seen
+            sys.exit(130)
+    sys.exit(7)
+log = [{"reward": 0.25, "self_rewarding/pass_rate": 0.5}, {"reward": 0.75, "self_rewarding/pass_rate": 0.6}]
+if folder.name == "iteration-1":
+    log.append({"eval_pass@1": 0.125})
+(folder / "trainer_state.json").write_text(json.dumps({"global_step": 2, "log_history": log}))
+"""
 
 
-class Interrupted(Exception):
-    pass
-
-
-def train(output_dir, resume=None, stop_at=None, **changes) -> SeRLTrainer:
-    """Train; with `stop_at`, an (iteration, batch) at whose making it is interrupted."""
-    peft_config = changes.pop("peft_config", None)
-    config = tiny_config(output_dir, **SETTINGS | changes)
-    trainer = SeRLTrainer(str(TINY_MODEL), config, tiny_seeds(), peft_config=peft_config)
-    generate = trainer._generate_and_score_completions
-    trainer.seen = []  # (iteration, batch, kept instructions, distance of the model from its reference) of each batch
-
-    def recording_generate(inputs):
-        loader = trainer.loader
-        if (loader.iteration, loader.batch_index) == stop_at:
-            raise Interrupted
-        kept, batch = len(loader.pool.kept), loader.batch_index
-        output = generate(inputs)
-        mask = output["completion_mask"].bool()
-        logps = trainer._token_logps(output)
-        distance = (logps - output["ref_per_token_logps"])[mask].abs().max().item()
-        trainer.seen.append((loader.iteration, batch, kept, distance))
-        return output
-
-    trainer._generate_and_score_completions = recording_generate
-    trainer.train(resume_from_checkpoint=resume)
-    return trainer
-
-
-@pytest.fixture(scope="module")
-def whole_run(tmp_path_factory):
-    output_dir = tmp_path_factory.mktemp("iterations")
-    return output_dir, train(output_dir)
-
-
-def test_each_iteration_starts_afresh_from_the_last_ones_model(whole_run):
-    output_dir, trainer = whole_run
-    assert [(iteration, batch) for iteration, batch, _, _ in trainer.seen] == [
-        (iteration, batch) for iteration in (1, 2, 3) for batch in (0, 1)
-    ]
-    for _, batch, kept, distance in trainer.seen:
-        assert (kept == 0) == (batch == 0)  # a fresh kept pool
-        assert (distance < 1e-5) == (batch == 0)  # a fresh reference
-    assert trainer.args.output_dir == str(output_dir)
-    models = [AutoModelForCausalLM.from_pretrained(output_dir / f"_iteration-{number}") for number in (1, 2, 3)]
-    firsts = [next(model.parameters()) for model in models]
-    assert not torch.equal(firsts[0], firsts[1]) and not torch.equal(firsts[1], firsts[2])
-    assert torch.equal(firsts[2], next(trainer.model.parameters()))
-    logged = [entry["self_play/iteration"] for entry in trainer.state.log_history if "loss" in entry]
-    assert logged == [3.0, 3.0]
-    # Each iteration draws other few-shot examples.
-    parents = [ledger_rows(output_dir / f"_iteration-{number}")[0]["parents"] for number in (1, 2, 3)]
-    assert parents[0] != parents[1] != parents[2]
-
-
-@pytest.mark.parametrize("stop_at", [(2, 1), (3, 0)])  # in an iteration after its checkpoint, and before its first
-def test_an_interrupted_run_goes_on_in_its_iteration(whole_run, tmp_path, stop_at):
-    with pytest.raises(Interrupted):
-        train(tmp_path, stop_at=stop_at)
-    resumed = train(tmp_path, resume=True)
-    assert resumed.seen[0][:2] == stop_at
-    assert (resumed.seen[0][3] < 1e-5) == (stop_at[1] == 0)
-    if stop_at[1]:  # from a checkpoint, to the bit; without one the generators start anew
-        pairs = zip(weights(whole_run[1].model), weights(resumed.model), strict=True)
-        assert all(torch.equal(old, new) for old, new in pairs)
-    with pytest.raises(ValueError, match="All 3 iterations .* Raise num_self_play_iterations"):
-        train(tmp_path, resume=True)
-
-
-def test_adapters_have_a_fresh_reference_too(tmp_path):
-    lora = LoraConfig(r=4, lora_alpha=64, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM")
-    trainer = train(tmp_path, peft_config=lora, num_self_play_iterations=2, learning_rate=1e-2)
-    for _, batch, _, distance in trainer.seen:
-        assert (distance < 1e-5) == (batch == 0)
-    assert all(not p.requires_grad for name, p in trainer.model.named_parameters() if ".ref." in name)
-    assert (tmp_path / "_iteration-1" / "adapter_model.safetensors").exists()
-    assert not (tmp_path / "_iteration-2" / "ref").exists()  # the reference is no part of the result
-
-
-@pytest.mark.parametrize("stop_at", [(2, 1), (3, 0)])
-def test_an_interrupted_run_goes_on_with_its_adapter(tmp_path, stop_at):
-    lora = LoraConfig(r=4, lora_alpha=64, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM")
-    whole = train(tmp_path / "whole", peft_config=lora, learning_rate=1e-2)
-    with pytest.raises(Interrupted):
-        train(tmp_path / "run", peft_config=lora, learning_rate=1e-2, stop_at=stop_at)
-    resumed = train(tmp_path / "run", resume=True, peft_config=lora, learning_rate=1e-2)
-    assert resumed.seen[0][:2] == stop_at
-    if stop_at[1]:  # from a checkpoint, to the bit
-        assert resumed.seen[0][3] == pytest.approx(whole.seen[3][3], abs=1e-6)
-        trained = dict(whole.model.named_parameters())
-        assert all(torch.equal(trained[name], parameter) for name, parameter in resumed.model.named_parameters())
-    else:  # from the model of the iteration before, whose adapter it starts with
-        assert resumed.seen[0][3] < 1e-5
-        saved = load_file(tmp_path / "run" / "_iteration-2" / "adapter_model.safetensors")
-        moved = [tensor for name, tensor in saved.items() if "lora_B" in name and tensor.abs().max() > 0]
-        assert len(moved) == sum("lora_B" in name for name in saved)
-
-
-def test_pushing_the_run_leaves_its_instructions_at_home(whole_run):
-    output_dir, _ = whole_run
-    files = [str(path.relative_to(output_dir)) for path in output_dir.rglob("*") if path.is_file()]
-    ignored = ["_*", f"{PREFIX_CHECKPOINT_DIR}-*"]  # what Trainer.push_to_hub leaves out
-    assert any("_ledger" in path for path in files)
-    assert not [
-        path for path in filter_repo_objects(files, ignore_patterns=ignored) if "ledger" in path or "serl" in path
+@pytest.fixture
+def stub(tmp_path, monkeypatch):
+    """Return a command that writes what a run writes; the file `behaviour` can say in which iteration it fails."""
+    monkeypatch.chdir(tmp_path)
+    Path("stub.py").write_text(STUB)
+    Path("behaviour").write_text("")
+    return [
+        sys.executable,
+        "stub.py",
+        "--model_name_or_path",
+        "base",
+        "--output_dir",
+        "run",
+        "--behaviour",
+        "behaviour",
     ]
 
 
-def test_an_iteration_ends_with_its_instructions(tmp_path):
-    changes = {"num_self_play_iterations": 2, "max_steps": -1, "instructions_per_iteration": 7, "beta": 0.0}
-    config = tiny_config(tmp_path, **changes)
-    assert config.max_steps == 4  # two groups a batch, if every instruction is trained on
-    trainer = SeRLTrainer(str(TINY_MODEL), config, tiny_seeds())
-    trainer.train()
-    for number in (1, 2):
-        rows = ledger_rows(tmp_path / f"_iteration-{number}")
-        admitted = [row for row in rows if row["verdict"] == "admitted"]
-        assert len(admitted) >= 7
-        last = max(row["step"] for row in rows)
-        assert sum(row["step"] < last for row in admitted) < 7  # the batch before was not enough
+def starts(number: int) -> list:
+    """Return (model, seed, resume) of each start of an iteration."""
+    return [json.loads(line) for line in Path(f"run/iteration-{number}/starts.jsonl").read_text().splitlines()]
 
 
-def test_an_optimizer_of_ones_own_is_refused(tmp_path):
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))])
-    config = tiny_config(tmp_path, **SETTINGS)
-    with pytest.raises(ValueError, match="each iteration makes its own"):
-        SeRLTrainer(str(TINY_MODEL), config, tiny_seeds(), optimizers=(optimizer, None))
+def test_each_iteration_starts_from_the_last_ones_model_with_a_seed_of_its_own(stub, capfd):
+    assert iterate(3, stub) == 0
+    assert starts(1) == [["base", "42", None]]
+    assert starts(2) == [["run/iteration-1", "43", None]]
+    assert starts(3) == [["run/iteration-2", "44", None]]
+    summary = Path("run/summary.md").read_text()
+    assert "| 1 | 2 | 0.250 | 0.750 | 0.550 | 0.125 | run/iteration-1 |" in summary
+    assert "| 3 | 2 | 0.250 | 0.750 | 0.550 | - | run/iteration-3 |" in summary
+    printed = capfd.readouterr().out
+    assert summary in printed and "The final model is in run/iteration-3." in printed
+    # Again: nothing is left. With more iterations: only these are run.
+    assert iterate(3, stub) == 0
+    assert "run/iteration-1 is finished." in capfd.readouterr().out and len(starts(3)) == 1
+    assert iterate(4, stub) == 0 and starts(4) == [["run/iteration-3", "45", None]]
 
 
-def test_sharded_models_are_refused(tmp_path, monkeypatch):
-    config = tiny_config(tmp_path, **SETTINGS)
-    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")  # as accelerate launch sets it
-    with pytest.raises(ValueError, match="Run one at a time: set model_name_or_path"):
-        SeRLTrainer(str(TINY_MODEL), config, tiny_seeds())
+def test_a_failing_iteration_ends_the_run_and_the_same_command_goes_on(stub, capfd):
+    Path("behaviour").write_text("iteration-2 checkpoint")
+    assert iterate(3, stub) == 7
+    assert "error: run/iteration-2 ended with exit code 7. Run the same command" in capfd.readouterr().err
+    assert not Path("run/iteration-3").exists() and not Path("run/summary.md").exists()
+    Path("behaviour").write_text("")
+    assert iterate(3, stub) == 0
+    assert "run/iteration-2 goes on from run/iteration-2/checkpoint-5." in capfd.readouterr().out
+    assert starts(2) == [["run/iteration-1", "43", None], ["run/iteration-1", "43", "true"]]
+    assert len(starts(1)) == len(starts(3)) == 1
+
+
+def test_what_an_iteration_without_a_checkpoint_left_is_kept_beside_it(stub, capfd):
+    Path("behaviour").write_text("iteration-2")
+    assert [iterate(2, stub), iterate(2, stub)] == [7, 7]
+    Path("run/iteration-2/trainer_state.json").write_text('{"log_hist')  # cut off while it was written
+    Path("behaviour").write_text("")
+    assert iterate(2, stub) == 0
+    assert "What it wrote is now in run/iteration-2-unfinished-2." in capfd.readouterr().out
+    assert starts(2) == [["run/iteration-1", "43", None]]
+    assert all(Path(f"run/iteration-2-unfinished-{count}/starts.jsonl").exists() for count in (1, 2))
 
 
 @pytest.mark.parametrize(
-    ("folders", "resume", "message"),
+    ("number", "to_group", "code"),
     [
-        (["_iteration-1"], None, "holds another run. Set resume_from_checkpoint to True"),
-        (["checkpoint-1"], None, "holds another run"),  # of a run with one iteration
-        ([], True, "no complete checkpoint"),
-        (["_iteration-1"], "run/_iteration-1/checkpoint-1", "Set it to True"),
+        (signal.SIGINT, True, 130),  # Ctrl-C in a terminal: to the whole process group
+        (signal.SIGINT, False, 130),
+        (signal.SIGTERM, False, 143),
     ],
 )
-def test_bad_starts(tmp_path, folders, resume, message):
-    config = tiny_config(tmp_path, **SETTINGS)
-    for folder in folders:
-        (tmp_path / folder).mkdir()
-        for name in ("trainer_state.json", "serl_state.json") if "checkpoint" in folder else ():
-            Path(tmp_path / folder / name).write_text("{}")
-    assert resume_point(config) is None
-    with pytest.raises(ValueError, match=message):
-        resolve_start(resume, config)
+def test_signals_reach_the_child_once(stub, number, to_group, code):
+    Path("behaviour").write_text("iteration-1 sleep")
+    driver = [sys.executable, "-c", "from serl_trl.cli import main; main()", "iterate", "--iterations", "2", "--"]
+    process = subprocess.Popen([*driver, *stub], stdout=-1, stderr=-1, text=True, start_new_session=True)
+    deadline = time.monotonic() + 60
+    while not Path("run/iteration-1/starts.jsonl").exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(0.3)
+    (os.killpg if to_group else os.kill)(process.pid, number)
+    stdout, stderr = process.communicate(timeout=30)
+    assert process.returncode == code, stderr
+    assert "Interrupted in run/iteration-1. Run the same command again" in stderr and "Traceback" not in stderr
+    assert Path("run/iteration-1/interrupts").exists() == (number == signal.SIGINT)
+    if number == signal.SIGINT:
+        assert Path("run/iteration-1/interrupts").read_text() == "x"
+    assert not Path("run/iteration-2").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        (["train", "--output_dir", "mine"], ("mine", 42)),
+        (["train", "--output-dir=mine", "--seed=7"], ("mine", 7)),
+        (["train", "--output_dir", "a", "--output_dir", "b"], ("b", 42)),  # the last one counts
+        (["train", "--config", "recipe.yaml"], ("recipes_own", 5)),
+        (["train", "--config", "recipe.yaml", "--output_dir", "mine", "--seed", "7"], ("mine", 7)),
+        # An option of the launcher and the seeds are something else.
+        (["accelerate", "launch", "--config_file", "x", "t.py", "--seeds", "q", "--output_dir", "o"], ("o", 42)),
+    ],
+)
+def test_settings_come_from_the_command_or_its_recipe(command, expected, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("recipe.yaml").write_text("output_dir: recipes_own\nseed: 5\nresume_from_checkpoint: null\n")
+    assert read_settings(command) == (Path(expected[0]), expected[1])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--iterations", "0", "--", "true", "--output_dir", "x"], "error: iterations is 0. Set it to at least 1."),
+        (["--iterations", "2", "--", "true"], "error: output_dir is missing"),
+        (["--iterations", "2", "--", "true", "--config", "none.yaml"], "error: [Errno 2] No such file"),
+        (["--iterations", "2", "--", "true", "--config", "list.yaml"], "error: 'list.yaml' is no YAML mapping"),
+        (["--iterations", "2", "--", "nothing-like-it", "--output_dir", "x"], "error: [Errno 2] No such file"),
+        (
+            ["--iterations", "2", "--", "true", "--output_dir", "x", "--resume_from_checkpoint", "true"],
+            "error: resume_from_checkpoint is 'true'. Leave it out",
+        ),
+        (["--iterations", "2", "train", "--output_dir", "x"], "error: unrecognized arguments"),
+        (["--", "true"], "error: the following arguments are required: --iterations"),
+    ],
+)
+def test_bad_arguments_are_one_sentence(arguments, message, tmp_path):
+    (tmp_path / "list.yaml").write_text("- 1\n")
+    driver = [sys.executable, "-c", "from serl_trl.cli import main; main()", "iterate", *arguments]
+    result = subprocess.run(driver, capture_output=True, text=True, cwd=tmp_path)
+    assert result.returncode in (1, 2) and not (tmp_path / "x").exists()
+    assert result.stderr.strip().splitlines()[-1].startswith(message), result.stderr
+
+
+def test_the_driver_needs_no_torch():
+    code = "import sys; sys.modules['torch'] = None; import serl_trl.training.iterations"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+# Really, with the tiny model.
+
+# Without dropout, which blurs the KL of an adapter that is not zero.
+LORA = {
+    "lora_dropout": 0.0,
+    "use_peft": True,
+    "learning_rate": 1e-2,
+    "lora_r": 4,
+    "lora_alpha": 64,
+    "lora_target_modules": ["q_proj", "down_proj"],
+}
+SAVING = {"max_steps": 2, "beta": 0.1, "save_strategy": "steps", "save_steps": 1}
+
+
+def make_command(folder: Path, *launcher: str, **changes) -> list[str]:
+    """Return the command that trains the tiny model for two steps, with its files in `folder`."""
+    settings = TINY_SETTINGS | SAVING | {"model_name_or_path": str(TINY_MODEL), "output_dir": str(folder / "run")}
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(settings | changes))
+    tiny_seeds().to_json(folder / "questions.jsonl")
+    start = launcher or (sys.executable, str(ROOT / "train.py"))
+    return [*start, "--config", str(folder / "recipe.yaml"), "--seeds", str(folder / "questions.jsonl")]
+
+
+def first_kl(folder: Path) -> float:
+    """Return the distance from the reference model at the first step of a run."""
+    return json.loads((folder / "trainer_state.json").read_text())["log_history"][0]["kl"]
+
+
+def check_two_iterations(run: Path, weights_file: str = "model.safetensors") -> None:
+    """Assert that the second iteration starts from the first one's model, and moves away from it."""
+    first, second = (load_file(run / f"iteration-{number}" / weights_file) for number in (1, 2))
+    assert first.keys() == second.keys() and any(not torch.equal(first[name], second[name]) for name in first)
+    settings = [json.loads((run / f"iteration-{number}" / "_run.json").read_text()) for number in (1, 2)]
+    assert [record["settings"].get("seed", 42) for record in settings] == [42, 43]
+    for number in (1, 2):
+        assert first_kl(run / f"iteration-{number}") == pytest.approx(0.0, abs=1e-6)
+        log = json.loads((run / f"iteration-{number}" / "trainer_state.json").read_text())["log_history"]
+        assert log[1]["kl"] > 1e-5  # so that a reference that is the base model would be seen at the first step
+    assert (run / "summary.md").read_text().count(str(run)) == 2
+    # Other few-shot examples are drawn.
+    rows = [ledger_rows(run / f"iteration-{number}") for number in (1, 2)]
+    assert rows[0][0]["parents"] != rows[1][0]["parents"]
+
+
+def test_full_training(tmp_path):
+    command = make_command(tmp_path)
+    assert iterate(2, command) == 0
+    check_two_iterations(tmp_path / "run")
+    # Killed after its last checkpoint, before its model was saved: it is saved, and nothing is trained.
+    last = tmp_path / "run" / "iteration-2"
+    trained = load_file(last / "model.safetensors")
+    for name in ("model.safetensors", "trainer_state.json"):
+        (last / name).unlink()
+    ledger = ledger_rows(last)
+    assert iterate(2, command) == 0
+    saved = load_file(last / "model.safetensors")
+    assert all(torch.equal(trained[name], saved[name]) for name in trained) and ledger_rows(last) == ledger
+    # Killed in the middle: it goes on, and ends with the same bits.
+    for name in ("model.safetensors", "trainer_state.json"):
+        (last / name).unlink()
+    shutil.rmtree(last / "checkpoint-2")
+    assert iterate(2, command) == 0
+    saved = load_file(last / "model.safetensors")
+    assert all(torch.equal(trained[name], saved[name]) for name in trained)
+
+
+def test_lora_goes_on_with_the_same_adapter(tmp_path):
+    command = make_command(tmp_path, sys.executable, "-m", "serl_trl.train", **LORA)
+    assert iterate(2, command) == 0
+    check_two_iterations(tmp_path / "run", "adapter_model.safetensors")
+    last = tmp_path / "run" / "iteration-2"
+    config = json.loads((last / "adapter_config.json").read_text())
+    assert config["base_model_name_or_path"] == str(TINY_MODEL) and config["r"] == 4
+    # What is at the top of the folder is what was trained, and the reference beside it is not.
+    checkpoint = load_file(last / "checkpoint-2" / "adapter_model.safetensors")
+    top, reference = (load_file(last / name / "adapter_model.safetensors") for name in ("", "ref"))
+    before = load_file(tmp_path / "run" / "iteration-1" / "adapter_model.safetensors")
+    assert all(torch.equal(top[name], checkpoint[name]) for name in top)
+    assert all(torch.equal(before[name], reference[name]) for name in before)
+    model = AutoPeftModelForCausalLM.from_pretrained(last, is_trainable=True)
+    trained = {name: parameter for name, parameter in model.named_parameters() if "lora" in name}
+    assert len(trained) == len(top)
+    for name, parameter in trained.items():
+        assert parameter.requires_grad and torch.equal(parameter, top[name.replace(".default", "")])
+    # Killed in the middle of the second iteration
+    for name in ("adapter_model.safetensors", "trainer_state.json"):
+        (last / name).unlink()
+    shutil.rmtree(last / "checkpoint-2")
+    assert iterate(2, command) == 0
+    resumed = load_file(last / "adapter_model.safetensors")
+    assert all(torch.equal(top[name], resumed[name]) for name in top)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"r": 8}, "was saved with r=4, and the settings say 8"),
+        (
+            {"target_modules": ["q_proj"]},
+            "was saved with target_modules={'.*', '.*'}, and the settings say {'q_proj'}",
+        ),
+        ({"target_modules": "all-linear"}, None),  # PEFT saves what it stood for
+        ({}, None),
+        ({"base_model_name_or_path": "/no/such/model"}, "The model '/no/such/model' is neither a folder here nor"),
+    ],
+)
+def test_other_settings_than_the_saved_adapters_are_refused(changes, message, tmp_path):
+    lora = LoraConfig(r=4, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM")
+    model = get_peft_model(AutoModelForCausalLM.from_pretrained(TINY_MODEL), lora)
+    model.peft_config["default"].base_model_name_or_path = changes.pop("base_model_name_or_path", str(TINY_MODEL))
+    model.save_pretrained(tmp_path / "adapter")
+    given = LoraConfig(**{"r": 4, "target_modules": ["down_proj", "q_proj"], "task_type": "CAUSAL_LM"} | changes)
+    with nullcontext() if message is None else pytest.raises(ValueError, match=message):
+        SeRLTrainer(str(tmp_path / "adapter"), tiny_config(tmp_path / "run"), tiny_seeds(), peft_config=given)
+
+
+def test_vllm_gets_the_trained_adapter_merged_in_and_not_the_references(tmp_path):
+    lora = LoraConfig(r=4, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM")
+    settings = SAVING | {"save_strategy": "no", "learning_rate": 1e-2}
+    first = SeRLTrainer(str(TINY_MODEL), tiny_config(tmp_path / "1", **settings), tiny_seeds(), peft_config=lora)
+    first.train()
+    first.save_model()
+    second = SeRLTrainer(str(tmp_path / "1"), tiny_config(tmp_path / "2", **settings), tiny_seeds())
+    model = second.model
+    assert not any(parameter.requires_grad for name, parameter in model.named_parameters() if ".ref." in name)
+    second.train()
+    second.save_model()
+
+    generation = object.__new__(VLLMGeneration)  # TRL's own object, without its engine
+    generation.model = model
+    sent = {name: data.clone() for name, data in merged_parameters(generation)}
+    merged = AutoPeftModelForCausalLM.from_pretrained(tmp_path / "2").merge_and_unload().state_dict()
+    assert sent and all(torch.equal(data, merged[name]) for name, data in sent.items())
+    assert not any("ref" in name for name in sent)
+
+
+@pytest.mark.parametrize("lora", [False, True])
+def test_a_plain_loop_does_the_same(lora, tmp_path):
+    model, changes, peft_config = str(TINY_MODEL), SAVING, None
+    if lora:
+        changes = SAVING | {"learning_rate": 1e-2}
+        peft_config = LoraConfig(r=4, lora_alpha=64, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM")
+    for number in (1, 2):
+        config = tiny_config(tmp_path / f"iteration-{number}", seed=41 + number, **changes)
+        trainer = SeRLTrainer(model=model, args=config, train_dataset=tiny_seeds(), peft_config=peft_config)
+        trainer.train()
+        trainer.save_model()
+        assert trainer.state.log_history[0]["kl"] == pytest.approx(0.0, abs=1e-6)
+        assert trainer.state.log_history[1]["kl"] > 1e-5
+        model = config.output_dir
+    parents = [ledger_rows(tmp_path / f"iteration-{number}")[0]["parents"] for number in (1, 2)]
+    assert parents[0] != parents[1]
+
+
+def test_an_iteration_ends_with_its_instructions(tmp_path):
+    saving = {"max_steps": -1, "instructions_per_iteration": 7, "save_strategy": "steps", "save_steps": 1}
+    config = tiny_config(tmp_path, **saving)
+    assert config.max_steps == 4  # two groups a batch, if every instruction is trained on
+    trainer = SeRLTrainer(str(TINY_MODEL), config, tiny_seeds())
+    trainer.train()
+    rows = ledger_rows(tmp_path)
+    admitted = [row for row in rows if row["fate"] not in ("unused", "rejected")]
+    last = max(row["step"] for row in rows)
+    assert len(admitted) >= 7 > sum(row["step"] < last for row in admitted)  # the batch before was not enough
+
+
+FSDP_SCRIPT = """
+from accelerate import PartialState
+from accelerate.utils import DistributedType
+from serl_trl.train import main, make_parser
+parsed = make_parser().parse_args_and_config()
+PartialState().distributed_type = DistributedType.MULTI_GPU  # accelerate passes FSDP over on the CPU
+main(*parsed)
+"""
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize(
+    ("configuration", "lora"), [("multi_gpu", False), ("multi_gpu", True), ("fsdp2", False), ("fsdp2", True)]
+)
+def test_two_processes(configuration, lora, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
+    (tmp_path / "fsdp.py").write_text(FSDP_SCRIPT)
+    launcher = [str(Path(sys.executable).parent / "accelerate"), "launch", "--num_processes", "2"]
+    launcher += ["--config_file", str(ROOT / "accelerate_configs" / f"{configuration}.yaml")]
+    launcher += ["--mixed_precision", "no", "--main_process_port", "0"]
+    launcher += [str(tmp_path / "fsdp.py" if configuration == "fsdp2" else ROOT / "train.py")]
+    command = make_command(tmp_path, *launcher, **(LORA if lora else {}))
+    assert iterate(2, command) == 0
+    check_two_iterations(tmp_path / "run", "adapter_model.safetensors" if lora else "model.safetensors")

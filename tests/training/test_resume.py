@@ -9,8 +9,7 @@ import torch
 from conftest import TINY_MODEL, ledger_rows, tiny_config, tiny_seeds, weights
 
 from serl_trl import SeRLTrainer
-from serl_trl.checks import resolve_checkpoint
-from serl_trl.training.resume import load_rollouts, save_rollouts
+from serl_trl.training.resume import load_rollouts, resolve_checkpoint, save_rollouts
 
 
 # Batches of 4, two a generation batch, each used twice: a cycle of 4 optimizer steps; step 6 is in its middle.
@@ -63,10 +62,39 @@ def test_a_folder_with_checkpoints_is_not_overwritten(whole_run):
     trainer = SeRLTrainer(str(TINY_MODEL), tiny_config(whole_run[0], **SCHEDULE), tiny_seeds())
     with pytest.raises(ValueError, match="Set resume_from_checkpoint to .*checkpoint-10"):
         trainer.train()
-    with pytest.raises(ValueError, match="is at step 10, and max_steps is 10: nothing is left to train"):
+    trainer.save_state()  # of a finished run
+    with pytest.raises(ValueError, match="is at step 10, .*: nothing is left to train .max_steps is 10"):
         trainer.train(resume_from_checkpoint=True)
     with pytest.raises(ValueError, match="no complete checkpoint of self-play in 'nowhere'. The last one is"):
         trainer.train(resume_from_checkpoint="nowhere")
+
+
+def test_a_run_that_its_instructions_ended_is_over(tmp_path):
+    settings = {"max_steps": -1, "instructions_per_iteration": 6, "save_strategy": "steps", "save_steps": 1}
+    trainer = SeRLTrainer(str(TINY_MODEL), tiny_config(tmp_path, **settings), tiny_seeds())
+    trainer.train()
+    # Killed before it saved its model, it goes on to that without training.
+    rows = ledger_rows(tmp_path)
+    resumed = SeRLTrainer(str(TINY_MODEL), tiny_config(tmp_path, **settings), tiny_seeds())
+    resumed.train(resume_from_checkpoint=True)
+    assert resumed.state.global_step == trainer.state.global_step and ledger_rows(tmp_path) == rows
+    assert all(torch.equal(*pair) for pair in zip(weights(trainer.model), weights(resumed.model), strict=True))
+    resumed.save_state()
+    with pytest.raises(ValueError, match="nothing is left to train .*instructions_per_iteration 6.* Raise"):
+        SeRLTrainer(str(TINY_MODEL), tiny_config(tmp_path, **settings), tiny_seeds()).train(True)
+    more = tiny_config(tmp_path, **settings | {"instructions_per_iteration": 9})
+    SeRLTrainer(str(TINY_MODEL), more, tiny_seeds()).train(resume_from_checkpoint=True)
+    assert sum(row["fate"] not in ("rejected", "unused") for row in ledger_rows(tmp_path)) >= 9
+
+
+def test_another_group_size_on_resume_trains_whole_groups(whole_run, tmp_path):
+    shutil.copytree(whole_run[0] / "checkpoint-6", tmp_path / "checkpoint-6")
+    shutil.copytree(whole_run[0] / "_ledger", tmp_path / "_ledger")
+    config = tiny_config(tmp_path, **SCHEDULE | {"num_generations": 8, "max_steps": 8})
+    trainer = SeRLTrainer(str(TINY_MODEL), config, tiny_seeds())
+    trainer.train(resume_from_checkpoint=True)
+    trained = [row for row in ledger_rows(tmp_path) if (row["trained_step"] or 0) >= 6]
+    assert trained and all(len(row["rewards"]) == 8 for row in trained)
 
 
 def test_a_checkpoint_of_another_run_does_not_overwrite_a_ledger(whole_run, tmp_path):

@@ -1,4 +1,4 @@
-"""Read the answer of a completion, and say whether two answers are equal; the one guarded door to math-verify.
+"""Read the answer of a completion.
 
 To add a format of answers, write a function from a completion to an [`Answer`] or `None` and name it in `PARSERS` at the
 end of this file: vote, reward and evaluation all read answers here. Where a format needs its own prompts, add
@@ -10,14 +10,11 @@ import threading
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-import sympy
-from math_verify import parse, verify
+from math_verify import parse
 
 
 _TIMEOUT_SECONDS = 2  # an honest pair takes milliseconds; two huge powers would take math-verify's 5 s, each way
 _BARE_NUMERATOR = re.compile(r"\\([dt]?frac)\s*(\\(?!sqrt|[dt]?frac|text|math|left)[a-zA-Z]+)\s*")
-_BASE = re.compile(r"\d_\{?(\d+)\}?$")  # "52_8", "101_{2}": math-verify drops the base
-_LARGEST_EXPONENT = 10_000  # beyond, numbers have thousands of digits and are compared by their form only
 
 
 @dataclass(frozen=True)
@@ -31,7 +28,8 @@ class Answer:
     expressions: tuple = field(default=(), compare=False)  # matrices of sympy have no hash
 
 
-def _timeout() -> int | None:
+def timeout_seconds() -> int | None:
+    """Return what math-verify may take for a parse or a comparison, `None` for as long as it takes."""
     # math-verify's time-outs are alarm signals, which exist in the main thread only.
     return _TIMEOUT_SECONDS if threading.current_thread() is threading.main_thread() else None
 
@@ -73,79 +71,20 @@ def parse_true_answer(true_answer: str, answer_format: str = "math") -> Answer:
 def _parse_math(completion: str) -> Answer | None:
     # math-verify reads "\frac\pi2" as a fraction of "\" and "p".
     completion = _BARE_NUMERATOR.sub(r"\\\1{\2}", completion)
-    expressions = parse(completion, parsing_timeout=_timeout())
+    expressions = parse(completion, parsing_timeout=timeout_seconds())
     if not expressions:
         return None
     written = [expression for expression in expressions if isinstance(expression, str)]
     return Answer(text=written[-1] if written else str(expressions[-1]), expressions=tuple(expressions))
 
 
-def answers_equal(first: Answer, second: Answer) -> bool:
-    """Return whether two answers mean the same, by text, else by math-verify in either order.
-
-    Never raises and takes at most twice the time-out of 2 s; a pair that takes longer counts as different.
-    """
-    if first.text == second.text:
-        return True
-    if not first.expressions or not second.expressions:
-        return False
-    bases = [_BASE.search(answer.text) for answer in (first, second)]
-    if all(bases) and bases[0][1] != bases[1][1]:
-        return False
-    if _is_huge(first) or _is_huge(second):
-        return any(
-            one == other
-            for one in first.expressions
-            for other in second.expressions
-            if not isinstance(one, str) and not isinstance(other, str)
-        )
-    if _differ_though_small(first, second):
-        return False
-    one, other, seconds = list(first.expressions), list(second.expressions), _timeout()
-    # Both orders: math-verify reads an equation on the prediction's side differently from the gold's.
-    return verify(one, other, timeout_seconds=seconds) or verify(other, one, timeout_seconds=seconds)
-
-
-def _differ_though_small(first: Answer, second: Answer) -> bool:
-    """Whether both are numbers near 0 that differ, but not in the six digits after the point that math-verify rounds to."""
-    numbers = [answer.expressions[0] for answer in (first, second)]
-    if not all(isinstance(number, sympy.Expr) and number.is_number for number in numbers):
-        return False
-    one, other = (sympy.N(number.doit()) for number in numbers)
-    if not (one.is_Float and other.is_Float):  # zero, infinite, complex: there math-verify is exact
-        return False
-    largest = max(abs(one), abs(other))
-    return bool(largest < 1e-3 and abs(one - other) > 1e-6 * largest)
-
-
-@lru_cache(maxsize=4096)
-def _is_huge(answer: Answer) -> bool:
-    """Whether evaluating the answer could take for ever: huge or stacked powers, factorials, long sums."""
-    return any(
-        _is_huge_node(node)
-        for expression in answer.expressions
-        if isinstance(expression, sympy.Basic)
-        for node in sympy.preorder_traversal(expression)
-    )
-
-
-def _is_huge_node(node: sympy.Basic) -> bool:
-    if isinstance(node, sympy.Pow):
-        exponent = node.exp
-        if exponent.is_Integer:
-            return abs(int(exponent)) > _LARGEST_EXPONENT
-        return bool(exponent.is_number and exponent.has(sympy.Pow, sympy.factorial) and node.base.is_number)
-    if isinstance(node, sympy.factorial):
-        return node.args[0].is_number and not (node.args[0].is_Integer and int(node.args[0]) <= _LARGEST_EXPONENT)
-    return isinstance(node, (sympy.Sum, sympy.Product))
-
-
 # What may stand around a letter: `(C)`, `**C**`, `\text{C}`, `option C`; a text may follow it only after punctuation.
-_OPEN = r"(?:\\\w+\{|[\s(\[*$\\]|(?i:option|choice)\b)*"
-_CHOICE_BOX = re.compile(r"\\boxed\{(.*?)\}+", re.DOTALL)
+# `*+` never goes back over what it has matched, so that a long run of blanks takes no longer than it is.
+_OPEN = r"(?:\\\w+\{|[\s(\[*$\\]|(?i:option|choice)\b)*+"
+_CHOICE_BOX = re.compile(r"\\boxed\{([^}]*)\}+")
 _CHOICE_LETTER = re.compile(rf"{_OPEN}([A-Ja-j])(?:\W*|\s*[).:,\-]\W.*)", re.DOTALL)
 _CHOICE_SAID = re.compile(
-    rf"(?i:\banswer(?: option| choice)?\s*(?:is\b|:))[\s:*]*{_OPEN}([A-J]|(?<=\()[a-j](?=\)))(?=\s*(?:[)\]}}.,:;*$]|$))",
+    rf"(?i:\banswer(?: option| choice)?\s*+(?:is\b|:))[\s:*]*+{_OPEN}([A-J]|(?<=\()[a-j](?=\)))(?=\s*(?:[)\]}}.,:;*$]|$))",
     re.MULTILINE,
 )
 _CHOICE_LINE = re.compile(r"[(\[*]*([A-J])[)\].*]*(?:(?<=[).\]])\s+\S.*)?")
@@ -157,7 +96,8 @@ def _parse_choice(completion: str) -> Answer | None:
     The last box wins; else the last "answer is (C)" or "Answer: C"; else a line such as "C" or "(C) seven", if there is
     only one letter with such a line: several are a list of the options.
     """
-    if boxes := _CHOICE_BOX.findall(completion):
+    closed = completion[: completion.rfind("}") + 1]  # thousands of open boxes would each be searched to the end
+    if boxes := _CHOICE_BOX.findall(closed):
         found = _CHOICE_LETTER.fullmatch(boxes[-1].strip())
         return Answer(found[1].upper()) if found else None
     if said := _CHOICE_SAID.findall(completion):

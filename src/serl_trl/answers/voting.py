@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from .reading import Answer, answers_equal, parse_answer, parse_true_answer
+from .comparing import answers_equal
+from .reading import Answer, parse_answer, parse_true_answer
 
 
 @dataclass(frozen=True)

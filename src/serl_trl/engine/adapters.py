@@ -11,6 +11,20 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 
+from .models import read_config
+
+
+_ADAPTER_SETTINGS = (
+    "r",
+    "lora_alpha",
+    "lora_dropout",
+    "use_rslora",
+    "use_dora",
+    "target_modules",
+    "target_parameters",
+    "modules_to_save",
+)
+
 
 def empty_model(config: PretrainedConfig, trust_remote_code: bool = False) -> PreTrainedModel:
     """Return the model of a configuration without weights: all parameters are on the meta device."""
@@ -119,6 +133,39 @@ def _merged(layer) -> Iterator[None]:
         layer.merged_adapters.clear()
         for parameter, data in zip(parameters, before, strict=True):
             parameter.data = data
+
+
+def is_adapter(folder: str | Path) -> bool:
+    """Return whether `folder` holds a saved adapter."""
+    return (Path(folder) / "adapter_config.json").is_file()
+
+
+def load_trainable(folder: str, peft_config, quantization_config, args) -> nn.Module:
+    """Return the adapter saved in `folder` on its base model, so that training goes on with it.
+
+    Args:
+        folder (`str`): Of the adapter, with the name and the revision of its base model.
+        peft_config ([`~peft.PeftConfig`], *optional*): Settings that the saved adapter must have.
+        quantization_config, args: As in [`SeRLTrainer`].
+
+    Raises:
+        ValueError: if the saved adapter has other settings, or its base model is not found.
+    """
+    from peft import AutoPeftModelForCausalLM, PeftConfig
+
+    saved = PeftConfig.from_pretrained(folder)
+    for name in _ADAPTER_SETTINGS if peft_config is not None else ():
+        given, found = getattr(peft_config, name, None), getattr(saved, name, None)
+        # PEFT resolves both on the model, and saves what they stand for.
+        if given != found and not (name == "target_modules" and given in (None, "all-linear")):
+            raise ValueError(
+                f"The adapter in {folder!r} was saved with {name}={found!r}, and the settings say {given!r}. Training "
+                "goes on with the saved adapter: use its settings, or leave out use_peft."
+            )
+    read_config(saved.base_model_name_or_path, saved.revision, args.trust_remote_code)  # raises if there is no base
+    kwargs = {"dtype": "float32", "quantization_config": quantization_config} | (args.model_init_kwargs or {})
+    kwargs |= {"trust_remote_code": args.trust_remote_code, "revision": None}  # the adapter names its base's revision
+    return AutoPeftModelForCausalLM.from_pretrained(folder, is_trainable=True, **kwargs)
 
 
 def load_merged(folder: str | Path, **kwargs) -> PreTrainedModel:

@@ -20,9 +20,12 @@ def load_model_config(model, args) -> PretrainedConfig:
 
 def load_tokenizer(model, args) -> PreTrainedTokenizerBase:
     """Return the tokenizer of a model given by name or as an instance."""
+    revision = (args.model_init_kwargs or {}).get("revision")
+    if "default" in getattr(model, "peft_config", {}):
+        revision = model.peft_config["default"].revision  # the base's
     return AutoTokenizer.from_pretrained(
         model if isinstance(model, str) else model.name_or_path,
-        revision=(args.model_init_kwargs or {}).get("revision"),
+        revision=revision,
         padding_side="left",
         trust_remote_code=args.trust_remote_code,
     )

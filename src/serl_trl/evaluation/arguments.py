@@ -3,11 +3,8 @@
 import json
 from dataclasses import dataclass, field
 
-import torch
-
 from ..answers.reading import PARSERS
 from ..self_play.settings import check_bounds
-from ..serl_config import resolve_use_vllm
 
 
 @dataclass
@@ -77,6 +74,10 @@ class EvaluationArguments:
     )
 
     def __post_init__(self):
+        import torch  # here, since `serl-trl eval --help` waits for neither torch nor TRL
+
+        from ..serl_config import resolve_use_vllm
+
         if isinstance(self.chat_template_kwargs, str):
             try:
                 self.chat_template_kwargs = json.loads(self.chat_template_kwargs)

@@ -5,12 +5,10 @@ does, and compares them with the true answer. Interrupted, the same command goes
 """
 
 import json
-import sys
 from contextlib import closing
 from pathlib import Path
 
 from tqdm.auto import tqdm
-from transformers import HfArgumentParser
 
 from ..atomic_write import atomic_write
 from .arguments import EvaluationArguments
@@ -81,20 +79,3 @@ def sample_missing(job: Job) -> dict[str, dict[int, dict]]:
                 stream.flush()
                 bar.update()
     return samples
-
-
-def run(arguments: list[str] | None = None, prog: str | None = None) -> None:
-    """Parse the arguments (`sys.argv` by default) and evaluate; bad input ends in one sentence, not in a traceback."""
-    parser = HfArgumentParser(EvaluationArguments, prog=prog, description=__doc__)
-    try:
-        (args,) = parser.parse_args_into_dataclasses(arguments)
-        job = prepare(args)
-        results = complete(job)
-    except (ValueError, ChildProcessError) as error:
-        sys.exit(f"error: {error}")
-    except KeyboardInterrupt:
-        print(f"\nInterrupted. What was sampled is in {args.output_dir}; run the same command again to go on.")
-        sys.exit(130)
-    print(
-        f"\n{report(results)}\n\nThe same with all rows: {args.output_dir}/results.json. Completions: *.jsonl beside it."
-    )

@@ -2,7 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
-from ..answers.reading import answers_equal, parse_true_answer
+from ..answers.comparing import answers_equal
+from ..answers.reading import parse_true_answer
 from ..answers.voting import answer_classes, read_answers
 from .metrics import by_level, paired_difference, summarize
 from .samples import setting_differences

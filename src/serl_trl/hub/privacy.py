@@ -12,34 +12,13 @@ from pathlib import Path
 
 # What a model is made of, at the top of a run's folder: all that `serl-trl push` sends. Named one by one, since a folder
 # may hold files of the user's. Trainer's own push leaves out names that begin with `_`: those of the ledger and the record.
-PUBLIC_FILES = [
-    "README.md",
-    "config.json",
-    "generation_config.json",
-    "model.safetensors",
-    "model-*-of-*.safetensors",
-    "model.safetensors.index.json",
-    "adapter_config.json",
-    "adapter_model.safetensors",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "spiece.model",
-    "sentencepiece.bpe.model",
-    "chat_template.jinja",
-    "processor_config.json",
-    "preprocessor_config.json",
-    "configuration_*.py",  # these three: of models with code of their own
-    "modeling_*.py",
-    "tokenization_*.py",
-    "trainer_state.json",
-    "training_args.bin",
-]
+PUBLIC_FILES = """
+README.md config.json generation_config.json trainer_state.json training_args.bin
+model.safetensors model-*-of-*.safetensors model.safetensors.index.json adapter_config.json adapter_model.safetensors
+tokenizer.json tokenizer.model tokenizer_config.json special_tokens_map.json added_tokens.json chat_template.jinja
+vocab.json vocab.txt merges.txt spiece.model sentencepiece.bpe.model processor_config.json preprocessor_config.json
+configuration_*.py modeling_*.py tokenization_*.py
+""".split()  # the last line: of models with code of their own
 
 # Columns of the ledger that hold seeds: few-shot examples and nearest neighbours.
 PRIVATE_COLUMNS = ("parents", "nearest")
@@ -84,6 +63,8 @@ def shown_command(arguments: Sequence[str]) -> str:
     script, *rest = arguments
     name = Path(script).name
     shown, token_follows = ["python", name] if name.endswith(".py") else [name], False
+    if Path(script).parent.name == "serl_trl":  # as accelerate starts it
+        shown = ["serl-trl", "train"]
     for argument in rest:
         option, given, _ = argument.partition("=")
         if token_follows:

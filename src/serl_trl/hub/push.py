@@ -3,7 +3,6 @@
 It takes the run's folder only, so that a push that failed after training is repeated by one command.
 """
 
-import argparse
 import os
 import shlex
 import sys
@@ -15,6 +14,7 @@ from huggingface_hub import HfApi, get_token
 from huggingface_hub.constants import ENDPOINT
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
+from ..cli import COMMANDS, CommandParser, one_sentence
 from ..self_play.ledger import LEDGER_FOLDER
 from .card import add_repositories
 from .instructions import read_instructions, write_dataset
@@ -72,7 +72,6 @@ def push(
     private: bool | None = True,
     push_instructions: bool = False,
     revision: str | None = None,
-    token: str | None = None,
 ) -> str:
     """Push the model of a finished run with its card, and its instructions before it, if asked for.
 
@@ -85,7 +84,6 @@ def push(
         push_instructions (`bool`, *optional*, defaults to `False`):
             Whether to push the ledger without the seeds' text as a dataset, `hub_model_id` with `-instructions`.
         revision (`str`, *optional*): The branch of the model's repository, `main` by default.
-        token (`str`, *optional*): The Hub's token, by default that of the environment.
 
     Returns:
         `str`: The URL of the model.
@@ -96,7 +94,7 @@ def push(
     """
     check_run(run)
     record, rows = read_instructions(run) if push_instructions else (None, [])
-    api = HfApi(token=token, library_name="serl-trl")
+    api = HfApi(library_name="serl-trl")
     url = api.create_repo(hub_model_id or Path(run).resolve().name, private=private, exist_ok=True)
     dataset_id = None
     if push_instructions:
@@ -135,10 +133,10 @@ def push_command(
     return shlex.join(parts)
 
 
-def push_or_exit(run: str | os.PathLike, hub_model_id: str | None, token: str | None = None, **settings) -> None:
+def push_or_exit(run: str | os.PathLike, hub_model_id: str | None, **settings) -> None:
     """Push as [`push`] does and say where to; a failure ends in the reason and the command that repeats the push."""
     try:
-        url = push(run, hub_model_id, token=token, **settings)
+        url = push(run, hub_model_id, **settings)
     except (Exception, KeyboardInterrupt) as error:  # a run of hours is behind it: the command is said in any case
         command = push_command(run, hub_model_id, **settings)
         sys.exit(f"error: The model is saved in {run}, but not pushed: {reason(error)}\nTo push it: {command}")
@@ -170,12 +168,11 @@ def reason(error: BaseException) -> str:
 
 
 def run(arguments: list[str] | None = None, prog: str | None = None) -> None:
-    """Parse the arguments (`sys.argv` by default) and push; bad input ends in one sentence, not in a traceback."""
-    # argparse, since transformers' parser would load torch
-    parser = argparse.ArgumentParser(prog=prog, description=__doc__)
-    parser.add_argument("run", help="The output_dir of a finished run.")
-    parser.add_argument("--hub_model_id", help="The repository, e.g. me/mine; by default the folder's name.")
-    parser.add_argument("--hub_revision", help="The branch of the model's repository; by default main.")
+    """Parse the arguments (`sys.argv` by default) and push."""
+    parser = CommandParser(prog=prog, usage="%(prog)s RUN [...]", description=COMMANDS["push"][1])
+    parser.add_argument("run", metavar="RUN", help="The output_dir of a finished run.")
+    parser.add_argument("--hub_model_id", help="The repository, e.g. me/mine. If unset, the folder's name.")
+    parser.add_argument("--hub_revision", help="The branch of the model's repository. If unset, main.")
     parser.add_argument(
         "--push_instructions",
         action="store_true",
@@ -183,12 +180,10 @@ def run(arguments: list[str] | None = None, prog: str | None = None) -> None:
     )
     parser.add_argument("--public", action="store_true", help="Make new repositories public; they are private else.")
     args = parser.parse_args(arguments)
-    try:
+    with one_sentence():
         check_run(args.run)
         if args.push_instructions:
             read_instructions(args.run)
-    except ValueError as error:
-        sys.exit(f"error: {error}")
     push_or_exit(
         args.run,
         args.hub_model_id,

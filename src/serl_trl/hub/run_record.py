@@ -5,8 +5,6 @@ import os
 from dataclasses import MISSING, asdict, dataclass, fields
 from pathlib import Path
 
-from trl.trainer.utils import get_config_model_id
-
 from ..atomic_write import atomic_write
 from ..self_play.parsing import squeeze
 from .privacy import is_token
@@ -16,26 +14,12 @@ from .privacy import is_token
 RECORD_FILE = "_run.json"
 
 # No part of how the model came to be: where it lies, who may write it, what is shown, what follows from the rest.
-_NOT_IN_RECIPE = {
-    "accelerator_config",
-    "debug",
-    "disable_tqdm",
-    "hub_always_push",
-    "hub_model_id",
-    "hub_private_repo",
-    "hub_revision",
-    "hub_strategy",
-    "hub_token",
-    "logging_dir",
-    "model_init_kwargs",
-    "output_dir",
-    "pad_to_multiple_of",
-    "push_to_hub",
-    "report_to",
-    "resume_from_checkpoint",
-    "run_name",
-    "steps_per_generation",
-}
+_NOT_IN_RECIPE = set(
+    """
+accelerator_config debug disable_tqdm hub_always_push hub_model_id hub_private_repo hub_revision hub_strategy logging_dir
+model_init_kwargs output_dir pad_to_multiple_of push_to_hub report_to resume_from_checkpoint run_name steps_per_generation
+""".split()
+)
 
 
 @dataclass(frozen=True)
@@ -98,6 +82,8 @@ def changed_settings(settings) -> dict:
 
 def make_record(trainer, command: str | None, model_settings: dict) -> RunRecord:
     """Return what the cards tell about the run of a [`SeRLTrainer`]; see [`SeRLTrainer.create_model_card`]."""
+    from trl.trainer.utils import get_config_model_id
+
     base_model = get_config_model_id(trainer.model.config)
     return RunRecord(
         base_model=Path(base_model).name if os.path.isdir(base_model) else base_model,

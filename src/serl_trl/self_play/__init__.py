@@ -7,7 +7,7 @@ from .carriers import Batch, Candidate, Completion, Group, Message, SamplingSett
 from .difficulty import is_in_band
 from .diversity import DiversityFilter
 from .funnel import Funnel
-from .labels import Labels, MajorityLabels, TrueAnswerLabels
+from .labels import MajorityLabels, TrueAnswerLabels
 from .ledger import Ledger
 from .loop import SelfPlayLoader
 from .parsing import parse_instructions
@@ -16,35 +16,4 @@ from .prompt import PromptTemplate, answer_prompt, few_shot_prompt, load_templat
 from .quality import rejection_reason
 from .sampler import Sampler, ScriptedSampler
 from .settings import SelfPlaySettings
-from .sources import SeedPasses, SelfInstruction, Source
-
-
-__all__ = [
-    "Batch",
-    "Candidate",
-    "Completion",
-    "DiversityFilter",
-    "Funnel",
-    "Group",
-    "InstructionPool",
-    "Labels",
-    "Ledger",
-    "MajorityLabels",
-    "Message",
-    "PromptTemplate",
-    "Sampler",
-    "SamplingSettings",
-    "ScriptedSampler",
-    "SeedPasses",
-    "SelfInstruction",
-    "SelfPlayLoader",
-    "SelfPlaySettings",
-    "Source",
-    "TrueAnswerLabels",
-    "answer_prompt",
-    "few_shot_prompt",
-    "is_in_band",
-    "load_template",
-    "parse_instructions",
-    "rejection_reason",
-]
+from .sources import SeedPasses, SelfInstruction

@@ -1,16 +1,8 @@
 """Who labels a group of completions: the majority of its answers, or the true answer of its instruction."""
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
 
 from ..answers.voting import Vote, majority_vote, true_answer_rewards
-
-
-class Labels(Protocol):
-    """What rewards the completions of an instruction."""
-
-    def label(self, instruction: str, completions: Sequence[str], truncated: Sequence[bool]) -> Vote:
-        """Return the label of a group and the rewards of its completions."""
 
 
 class MajorityLabels:
@@ -24,6 +16,7 @@ class MajorityLabels:
         self.answer_format = answer_format
 
     def label(self, instruction: str, completions: Sequence[str], truncated: Sequence[bool]) -> Vote:
+        """Return the label of a group of completions, and their rewards."""
         return majority_vote(completions, truncated=truncated, answer_format=self.answer_format)
 
 

@@ -10,12 +10,12 @@ from ..answers.voting import Vote
 from .carriers import Batch, Candidate, Completion, Group
 from .difficulty import is_in_band
 from .funnel import Funnel
-from .labels import Labels
+from .labels import MajorityLabels, TrueAnswerLabels
 from .ledger import Ledger
 from .prompt import answer_prompt, load_template
 from .sampler import Sampler
 from .settings import SelfPlaySettings
-from .sources import Source
+from .sources import SeedPasses, SelfInstruction
 
 
 logger = logging.getLogger(__name__)
@@ -30,8 +30,8 @@ class SelfPlayLoader:
 
     Args:
         settings ([`SelfPlaySettings`]): The run's settings.
-        source ([`Source`]): Where instructions come from: [`SelfInstruction`] or [`SeedPasses`].
-        labels ([`Labels`]): Who labels completions: [`MajorityLabels`] or [`TrueAnswerLabels`].
+        source ([`SelfInstruction`] or [`SeedPasses`]): Where instructions come from.
+        labels ([`MajorityLabels`] or [`TrueAnswerLabels`]): Who labels completions.
         sampler ([`Sampler`]): Where completions come from.
         ledger ([`Ledger`]): Where every candidate is written down.
         show_progress (`bool`, *optional*, defaults to `False`): Whether to show a bar over the groups of each batch.
@@ -43,8 +43,8 @@ class SelfPlayLoader:
     def __init__(
         self,
         settings: SelfPlaySettings,
-        source: Source,
-        labels: Labels,
+        source: SelfInstruction | SeedPasses,
+        labels: MajorityLabels | TrueAnswerLabels,
         sampler: Sampler,
         ledger: Ledger,
         show_progress: bool = False,

@@ -6,21 +6,7 @@ from collections.abc import Sequence
 
 
 # Words that ask for something a text model can't see or make (SeRL's list, from Self-Instruct).
-BLOCKED_WORDS = (
-    "image",
-    "images",
-    "graph",
-    "graphs",
-    "picture",
-    "pictures",
-    "file",
-    "files",
-    "map",
-    "maps",
-    "draw",
-    "plot",
-    "go to",
-)
+BLOCKED_WORDS = (*"image images graph graphs picture pictures file files map maps draw plot".split(), "go to")
 _LATEX_STARTS = "$\\"  # "$x$ apples ..." and "\\(x\\) ..." are sound instructions
 
 

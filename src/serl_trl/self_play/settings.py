@@ -10,6 +10,13 @@ from .quality import BLOCKED_WORDS
 INSTRUCTIONS_PER_STEP = 16  # SeRL, its published scripts
 
 
+def setting(default, help: str):
+    """Return a field of a dataclass of settings, with the help text that the command line shows."""
+    if isinstance(default, list):
+        return field(default_factory=lambda: list(default), metadata={"help": help})
+    return field(default=default, metadata={"help": help})
+
+
 def check_choices(settings, choices: dict[str, tuple[str, ...]]) -> None:
     """Raise `ValueError` for the first setting that is none of its values."""
     for name, values in choices.items():
@@ -42,67 +49,42 @@ class SelfPlaySettings:
         ValueError: with the setting, its value and what to set instead.
     """
 
-    seed: int = field(default=42, metadata={"help": "Random seed of the run."})
-    num_generations: int | None = field(default=16, metadata={"help": "Completions sampled for each instruction."})
-    generation_batch_size: int | None = field(
-        default=None,
-        metadata={"help": f"Completions of a generation batch. If unset, {INSTRUCTIONS_PER_STEP} groups."},
+    seed: int = setting(42, "Random seed of the run.")
+    num_generations: int | None = setting(16, "Completions sampled for each instruction.")
+    generation_batch_size: int | None = setting(
+        None, f"Completions of a generation batch. If unset, {INSTRUCTIONS_PER_STEP} groups."
     )
-    max_completion_length: int | None = field(default=1024, metadata={"help": "Longest completion, in tokens."})
-    answer_format: str = field(
-        default="math",
-        metadata={"help": "How answers are read: 'math' for numbers and formulas, 'choice' for a letter from A to J."},
+    max_completion_length: int | None = setting(1024, "Longest completion, in tokens.")
+    answer_format: str = setting(
+        "math", "How answers are read: 'math' for numbers and formulas, 'choice' for a letter from A to J."
     )
-    prompt_template: str | None = field(
-        default=None,
-        metadata={
-            "help": "Name of a shipped template, or path of a YAML file like it. If unset, that of answer_format."
-        },
+    prompt_template: str | None = setting(
+        None, "Name of a shipped template, or path of a YAML file like it. If unset, that of answer_format."
     )
 
     # Self-instruction
-    num_few_shot_examples: int = field(
-        default=8, metadata={"help": "Few-shot examples in each request for new instructions."}
+    num_few_shot_examples: int = setting(8, "Few-shot examples in each request for new instructions.")
+    max_kept_examples: int = setting(2, "Most few-shot examples taken from the kept pool; the rest are seeds.")
+    max_kept_instructions: int = setting(2000, "Size of the kept pool: the latest instructions trained on.")
+    instruction_requests: int = setting(
+        4, "Fewest requests for new instructions in a round; more as the yield demands."
     )
-    max_kept_examples: int = field(
-        default=2, metadata={"help": "Most few-shot examples taken from the kept pool; the rest are seeds."}
-    )
-    max_kept_instructions: int = field(
-        default=2000, metadata={"help": "Size of the kept pool: the latest instructions trained on."}
-    )
-    instruction_requests: int = field(
-        default=4, metadata={"help": "Fewest requests for new instructions in a round; more as the yield demands."}
-    )
-    instruction_temperature: float = field(default=0.8, metadata={"help": "Temperature of self-instruction, > 0."})
-    instruction_top_p: float = field(default=0.95, metadata={"help": "Nucleus mass of self-instruction, in (0, 1]."})
-    instruction_presence_penalty: float = field(
-        default=2.0, metadata={"help": "Presence penalty of self-instruction, in [-2, 2]."}
-    )
-    max_instruction_length: int = field(
-        default=1024, metadata={"help": "Longest reply to a request for new instructions, in tokens."}
-    )
-    min_words: int = field(default=4, metadata={"help": "Fewest words of an instruction."})
-    max_words: int = field(default=150, metadata={"help": "Most words of an instruction."})
-    blocked_words: list[str] = field(
-        default_factory=lambda: list(BLOCKED_WORDS), metadata={"help": "Whole words that reject an instruction."}
-    )
-    ascii_only: bool = field(
-        default=True, metadata={"help": "Whether an instruction must start with an ASCII character."}
-    )
-    diversity_threshold: float = field(
-        default=0.7, metadata={"help": "Highest ROUGE-L F1 with an earlier instruction, in [0, 1]; 1 lets all pass."}
+    instruction_temperature: float = setting(0.8, "Temperature of self-instruction, > 0.")
+    instruction_top_p: float = setting(0.95, "Nucleus mass of self-instruction, in (0, 1].")
+    instruction_presence_penalty: float = setting(2.0, "Presence penalty of self-instruction, in [-2, 2].")
+    max_instruction_length: int = setting(1024, "Longest reply to a request for new instructions, in tokens.")
+    min_words: int = setting(4, "Fewest words of an instruction.")
+    max_words: int = setting(150, "Most words of an instruction.")
+    blocked_words: list[str] = setting(list(BLOCKED_WORDS), "Whole words that reject an instruction.")
+    ascii_only: bool = setting(True, "Whether an instruction must start with an ASCII character.")
+    diversity_threshold: float = setting(
+        0.7, "Highest ROUGE-L F1 with an earlier instruction, in [0, 1]; 1 lets all pass."
     )
 
     # Self-rewarding
-    min_pass_rate: float = field(
-        default=0.2, metadata={"help": "Lowest share of a group that gives the majority answer, inclusive."}
-    )
-    max_pass_rate: float = field(
-        default=0.8, metadata={"help": "Highest share of a group that gives the majority answer, inclusive."}
-    )
-    max_rounds: int = field(
-        default=16, metadata={"help": "Most rounds of self-instruction for a generation batch; then an error."}
-    )
+    min_pass_rate: float = setting(0.2, "Lowest share of a group that gives the majority answer, inclusive.")
+    max_pass_rate: float = setting(0.8, "Highest share of a group that gives the majority answer, inclusive.")
+    max_rounds: int = setting(16, "Most rounds of self-instruction for a generation batch; then an error.")
 
     def __post_init__(self):
         check_choices(self, {"answer_format": tuple(PARSERS)})

@@ -3,7 +3,6 @@
 import random
 from collections import deque
 from collections.abc import Sequence
-from typing import Protocol
 
 from .carriers import Candidate, SamplingSettings
 from .diversity import DiversityFilter
@@ -14,34 +13,6 @@ from .prompt import answer_prompt, few_shot_prompt, load_template
 from .quality import rejection_reason
 from .sampler import Sampler
 from .settings import SelfPlaySettings
-
-
-class Source(Protocol):
-    """What the loop asks for instructions to answer.
-
-    Attributes:
-        seeds (`Sequence[str]`): The user's instructions.
-    """
-
-    seeds: Sequence[str]
-
-    def begin_batch(self, batch_index: int) -> None:
-        """Begin a generation batch, the `batch_index`-th from 0."""
-
-    def draw(self, wanted: int, funnel: Funnel) -> tuple[list[Candidate], list[Candidate]]:
-        """Return at most `wanted` candidates to answer, and all that were written for it; count both."""
-
-    def keep(self, instructions: Sequence[str]) -> None:
-        """Take note of the instructions that were handed to the trainer."""
-
-    def metrics(self) -> dict[str, float]:
-        """Return what is logged of the source, by the glossary's log keys."""
-
-    def state_dict(self) -> dict:
-        """Return all that later draws depend on, as JSON takes it."""
-
-    def load_state_dict(self, state: dict) -> None:
-        """Go on after `state`."""
 
 
 class SelfInstruction:
@@ -71,15 +42,13 @@ class SelfInstruction:
         self.next_id = 0
         self.begin_batch(0)
 
-    @property
-    def seeds(self) -> Sequence[str]:
-        return self.pool.seeds
-
     def begin_batch(self, batch_index: int) -> None:
+        """Begin a generation batch, the `batch_index`-th from 0: its draws depend on that number and the seed alone."""
         self.rng = random.Random(f"{self.settings.seed}/1/{batch_index}")  # the 1: as in the runs of docs/runs.md
         self.waiting: deque[Candidate] = deque()  # written for this batch and not judged yet
 
     def draw(self, wanted: int, funnel: Funnel) -> tuple[list[Candidate], list[Candidate]]:
+        """Return at most `wanted` candidates to answer, and all that were written for it; count both."""
         written = []
         with funnel.timed("self_instruction"):
             if len(self.waiting) < wanted:

@@ -82,6 +82,7 @@ def token_advantages(
     kl: torch.Tensor,
     mask: torch.Tensor,
     num_generations: int,
+    beta: float,
     rank: int = 0,
     sum_over_processes: Callable = lambda tensor: tensor,
 ) -> torch.Tensor:
@@ -90,9 +91,10 @@ def token_advantages(
     Args:
         estimator (`str`): One of [`ESTIMATORS`] for which [`kl_in_advantage`].
         rewards (`Tensor`): Shape (processes * batch,), of all processes, whole groups in rank order.
-        kl (`Tensor`): Shape (batch, completion_length), beta times k1 of each token of this process, 0 outside `mask`.
+        kl (`Tensor`): Shape (batch, completion_length), k1 of each token of this process, 0 outside `mask`.
         mask (`Tensor`): Same shape, 1 at the completion's tokens.
         num_generations (`int`): Completions of a group.
+        beta (`float`): KL coefficient.
         rank (`int`): This process.
         sum_over_processes (`Callable`): See [`whiten`].
     """
@@ -105,8 +107,8 @@ def token_advantages(
     # A completion that no reward function scored moves nothing, as in TRL.
     own = outcome[rank * len(mask) : (rank + 1) * len(mask), None]
     mask = mask * ~own.isnan()
-    outcome = own.nan_to_num(nan=0.0) * mask
+    outcome = own.nan_to_num(nan=0.0)
     if estimator == "reinforce_plus_plus_baseline":
-        return whiten(outcome, mask, sum_over_processes) - kl * mask
-    advantages = outcome - to_go(kl) * mask
+        return whiten(outcome * mask, mask, sum_over_processes) - beta * kl * mask
+    advantages = (outcome - beta * to_go(kl)) * mask
     return advantages if estimator == "rloo" else whiten(advantages, mask, sum_over_processes)

@@ -4,7 +4,6 @@ import logging
 import os
 
 from accelerate import ParallelismConfig
-from accelerate.utils import DistributedType
 from jinja2 import TemplateError
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
@@ -35,11 +34,6 @@ def check_parallelism(model, peft_config, args: SeRLConfig) -> None:
             )
     if not is_fsdp(args):
         return
-    if args.distributed_state.distributed_type == DistributedType.MULTI_CPU:
-        raise ValueError(
-            "FSDP is set, and accelerate passes it over on the CPU, silently. Use accelerate_configs/multi_gpu.yaml, "
-            "which trains with DDP there."
-        )
     has_adapter = peft_config is not None or hasattr(model, "peft_config")
     version = int((args.fsdp_plugin_args or {}).get("fsdp_version") or os.environ.get("FSDP_VERSION", 1))
     on_first_process = os.environ.get("FSDP_CPU_RAM_EFFICIENT_LOADING", "false").lower() == "true"

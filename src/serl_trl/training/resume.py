@@ -14,12 +14,11 @@ from transformers.trainer import TRAINER_STATE_NAME
 from ..atomic_write import atomic_write
 from ..self_play.ledger import LEDGER_FOLDER
 from ..serl_config import SeRLConfig
+from .checkpoints import STATE_FILE, is_complete, last_checkpoint
 from .schedule import is_over
 
 
 logger = logging.getLogger(__name__)
-
-STATE_FILE = "serl_state.json"
 
 
 def save_loader_state(checkpoint: str | os.PathLike, state: dict) -> None:
@@ -33,11 +32,18 @@ def load_loader_state(checkpoint: str | os.PathLike) -> dict:
     return json.loads((Path(checkpoint) / STATE_FILE).read_text(encoding="utf-8"))
 
 
+def rollout_sizes(trainer) -> dict[str, int]:
+    """Return the sizes that buffered rollouts depend on."""
+    names = ("generation_batch_size", "steps_per_generation", "num_generations", "num_iterations")
+    sizes = {name: getattr(trainer.args, name) for name in names}
+    return {"processes": trainer.accelerator.num_processes} | sizes
+
+
 def save_rollouts(
     checkpoint: str | os.PathLike,
     rank: int,
     micro_step: int,
-    schedule: dict[str, int],
+    sizes: dict[str, int],
     slices: list[dict[str, torch.Tensor | None]] | None,
 ) -> None:
     """Write one process's place in the generation cycle and the rollouts it has not finished training on.
@@ -46,7 +52,7 @@ def save_rollouts(
         checkpoint (`str`): The checkpoint's folder.
         rank (`int`): The process.
         micro_step (`int`): Batches trained so far, TRL's `_step`.
-        schedule (`dict[str, int]`): The sizes that the slices depend on.
+        sizes (`dict[str, int]`): From [`rollout_sizes`].
         slices (`list[dict[str, Tensor]]`, *optional*): TRL's `_buffered_inputs`; `None` at the end of a cycle.
     """
     tensors = {
@@ -55,17 +61,17 @@ def save_rollouts(
         for name, tensor in inputs.items()
         if tensor is not None
     }
-    metadata = {"micro_step": str(micro_step), "slices": str(len(slices or [])), "schedule": json.dumps(schedule)}
+    metadata = {"micro_step": str(micro_step), "slices": str(len(slices or [])), "sizes": json.dumps(sizes)}
     with atomic_write(_rollouts_path(checkpoint, rank)) as path:
         save_file(tensors, path, metadata=metadata)
 
 
 def load_rollouts(
-    checkpoint: str | os.PathLike, rank: int, schedule: dict[str, int], device: torch.device
+    checkpoint: str | os.PathLike, rank: int, sizes: dict[str, int], device: torch.device
 ) -> tuple[int, list[dict[str, torch.Tensor]] | None] | None:
     """Return `micro_step` and `slices` as saved by [`save_rollouts`].
 
-    `None`, with a warning, if they are missing, or would not fit because the schedule or the number of processes has
+    `None`, with a warning, if they are missing, or would not fit because the sizes or the number of processes has
     changed: then the run starts a new cycle.
     """
     path = _rollouts_path(checkpoint, rank)
@@ -74,9 +80,9 @@ def load_rollouts(
         return None
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
-        if json.loads(metadata["schedule"]) != schedule:
+        if json.loads(metadata["sizes"]) != sizes:
             logger.warning(
-                f"{path} was saved with {metadata['schedule']} and the run goes on with {json.dumps(schedule)}: its "
+                f"{path} was saved with {metadata['sizes']} and the run goes on with {json.dumps(sizes)}: its "
                 "rollouts are dropped, and new ones are sampled."
             )
             return None
@@ -89,17 +95,6 @@ def load_rollouts(
 
 def _rollouts_path(checkpoint: str | os.PathLike, rank: int) -> Path:
     return Path(checkpoint) / f"serl_rollouts_{rank}.safetensors"
-
-
-def is_complete(checkpoint: str | os.PathLike) -> bool:
-    """Return whether the checkpoint was written to its end, by this trainer."""
-    return all((Path(checkpoint) / name).is_file() for name in (TRAINER_STATE_NAME, STATE_FILE))
-
-
-def last_checkpoint(output_dir: str | os.PathLike) -> str | None:
-    """Return the latest complete checkpoint of a run; an interrupted save leaves an incomplete one."""
-    complete = [path for path in Path(output_dir).glob("checkpoint-[0-9]*") if is_complete(path)]
-    return str(max(complete, key=lambda path: int(path.name.rpartition("-")[2]), default="")) or None
 
 
 def resolve_checkpoint(resume_from_checkpoint: str | bool | None, args: SeRLConfig) -> str | None:
@@ -138,15 +133,13 @@ def resolve_checkpoint(resume_from_checkpoint: str | bool | None, args: SeRLConf
             f"{checkpoint!r} is not a checkpoint of the run in output_dir {args.output_dir!r}, whose ledger would be "
             "overwritten. Set output_dir to the checkpoint's own folder, or to a new one."
         )
-    if is_over(args, load_loader_state(checkpoint)["totals"]["counts"]):
-        raise ValueError(
-            f"{checkpoint!r} has admitted {args.instructions_per_iteration} instructions (instructions_per_iteration): "
-            "nothing is left to train. Raise instructions_per_iteration to go on."
-        )
     step = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME)).global_step
-    if step >= args.max_steps:
+    counts = load_loader_state(checkpoint)["totals"]["counts"]
+    # Without the state at its end, the run was killed before it saved its model: it goes on to that.
+    if (step >= args.max_steps or is_over(args, counts)) and (Path(args.output_dir) / TRAINER_STATE_NAME).is_file():
         raise ValueError(
-            f"{checkpoint!r} is at step {step}, and max_steps is {args.max_steps}: nothing is left to train. Raise "
-            "max_steps to go on."
+            f"{checkpoint!r} is at step {step}, with {counts.get('admitted', 0)} instructions admitted: nothing is left "
+            f"to train (max_steps is {args.max_steps}, instructions_per_iteration {args.instructions_per_iteration}). "
+            "Raise what ended the run to go on."
         )
     return checkpoint

@@ -23,6 +23,14 @@ def is_over(args: SeRLConfig, counts: dict[str, int]) -> bool:
     return enough is not None and counts.get("admitted", 0) >= enough
 
 
+def is_finished(trainer) -> bool:
+    """Return whether a trainer has nothing left to train; a generation batch once begun is trained to its end."""
+    args = trainer.args
+    between_batches = trainer._step % (args.steps_per_generation * args.num_iterations) == 0
+    over = between_batches and is_over(args, trainer.loader.totals.counts)
+    return over or trainer.state.global_step >= args.max_steps
+
+
 class EndAfterInstructions(TrainerCallback):
     """End training when `instructions_per_iteration` instructions were admitted and the last batch is trained."""
 
@@ -30,22 +38,23 @@ class EndAfterInstructions(TrainerCallback):
         self.trainer = trainer
 
     def on_step_end(self, args, state, control, **kwargs):
-        between_batches = self.trainer._step % (args.steps_per_generation * args.num_iterations) == 0
-        if between_batches and is_over(args, self.trainer.loader.totals.counts):
+        if is_finished(self.trainer):
             control.should_training_stop = True
 
 
-def follow_progress(scheduler: LRScheduler, num_training_steps: int, progress: Callable[[], float]) -> None:
-    """Let a schedule be as far as the run is, where that is further than its steps say.
+def follow_progress(scheduler: LRScheduler, num_training_steps: int, trainer) -> None:
+    """Let a schedule be as far as the run is, where its instructions are further than its steps.
 
     Args:
         scheduler (`LRScheduler`): One that computes the rate from the step, as most of transformers' do; others stay.
         num_training_steps (`int`): The steps that it was made for.
-        progress (`Callable`): Returns the share of the run that is done, in [0, 1].
+        trainer ([`SeRLTrainer`]): Whose `instructions_per_iteration` may end the run.
     """
+    enough = trainer.args.instructions_per_iteration
 
     def at_progress(rate: Callable) -> Callable:
-        return lambda step: rate(max(step, progress() * num_training_steps))
+        done = lambda: min(trainer.loader.totals.counts["admitted"] / enough, 1.0)  # noqa: E731
+        return lambda step: rate(max(step, done() * num_training_steps))
 
-    if isinstance(scheduler, LambdaLR):
+    if isinstance(scheduler, LambdaLR) and enough is not None:
         scheduler.lr_lambdas = [at_progress(rate) for rate in scheduler.lr_lambdas]

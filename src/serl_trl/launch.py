@@ -1,0 +1,89 @@
+"""Recipes and accelerate configurations by name, and training through `accelerate launch`."""
+
+import os
+import sys
+from argparse import SUPPRESS
+from collections import deque
+from pathlib import Path
+
+from .cli import CommandParser
+
+
+def shipped(folder: str, name: str) -> Path:
+    """Return the path of a recipe or an accelerate configuration that comes with the package.
+
+    Args:
+        folder (`str`): `"recipes"` or `"accelerate_configs"`.
+        name (`str`): Without `.yaml`.
+
+    Raises:
+        ValueError: if there is none of that name, with the names that there are.
+    """
+    package = Path(__file__).parent
+    root = package if (package / folder).is_dir() else package.parents[1]  # an editable install: the clone's
+    path = root / folder / f"{name}.yaml"
+    if not path.is_file():
+        names = ", ".join(sorted(path.stem for path in path.parent.glob("*.yaml")))
+        option, other = ("--recipe", "--config") if folder == "recipes" else ("--accelerate_config",) * 2
+        raise ValueError(f"{option} is {name!r}. Set it to one of {names}, or {other} to the path of a file.")
+    return path
+
+
+def make_launch_parser() -> CommandParser:
+    """Return the parser of the options that say how to train; they are read before the settings."""
+    parser = CommandParser(add_help=False, allow_abbrev=False, argument_default=SUPPRESS)
+    parser.add_argument("--recipe", metavar="NAME", help="A recipe that comes with serl-trl.")
+    parser.add_argument(
+        "--config", metavar="PATH", help="A YAML file of settings; the command line has the last word."
+    )
+    parser.add_argument(
+        "--accelerate_config",
+        "--accelerate-config",
+        metavar="NAME|PATH",
+        help="Train through `accelerate launch` with this configuration: one that comes with serl-trl, or a file. "
+        "Options of accelerate launch, such as --num_processes, may follow.",
+    )
+    return parser
+
+
+def recipe_arguments(options: dict[str, str]) -> list[str]:
+    """Return `--config PATH` for a recipe or a file, which are the same to TRL; nothing if there is neither.
+
+    Raises:
+        ValueError: if both are given, or there is no such recipe.
+    """
+    if {"recipe", "config"} <= options.keys():
+        raise ValueError(
+            f"--recipe is {options['recipe']!r} and --config {options['config']!r}. Leave one of them out."
+        )
+    path = shipped("recipes", options["recipe"]) if "recipe" in options else options.get("config")
+    return ["--config", str(path)] if path else []
+
+
+def without(arguments: list[str], unknown: list[str]) -> list[str]:
+    """Return the arguments that a parser knew: all but those that it left over, in the same order."""
+    known, left = [], deque(unknown)
+    for argument in arguments:
+        if left and argument == left[0]:
+            left.popleft()
+        else:
+            known.append(argument)
+    return known
+
+
+def launch(path: str | Path, launcher: list[str], training: list[str], parser) -> None:
+    """Become `accelerate launch`, which starts this command in its processes.
+
+    Args:
+        path (`str` or `Path`): The accelerate configuration.
+        launcher (`list[str]`): Further arguments of `accelerate launch`.
+        training (`list[str]`): Arguments of `serl-trl train`.
+        parser: Ends the command if accelerate does not know an argument.
+    """
+    from accelerate.commands.launch import launch_command_parser
+
+    arguments = ["--config_file", str(path), "--quiet", *launcher, "--module", "serl_trl.train", *training]
+    accelerate = launch_command_parser()
+    accelerate.error = parser.error
+    accelerate.parse_args(arguments)
+    os.execv(sys.executable, [sys.executable, "-m", "accelerate.commands.launch", *arguments])

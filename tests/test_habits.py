@@ -1,0 +1,70 @@
+"""Settings that users of TRL bring along, on the tiny model that really trains."""
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from conftest import TINY_MODEL, tiny_config, tiny_seeds, weights
+from transformers import AutoModelForCausalLM
+
+from serl_trl import SeRLTrainer, self_play_reward
+
+
+def shortness(completions, **kwargs) -> list[float]:
+    """Reward what is short: from 0 to 1."""
+    return [1 / len(completion[0]["content"].split() or "1") for completion in completions]
+
+
+def train(tmp_path, **settings) -> tuple[SeRLTrainer, list]:
+    reward_funcs, processing = settings.pop("reward_funcs", None), settings.pop("peft_config", None)
+    config = tiny_config(tmp_path, **settings)
+    trainer = SeRLTrainer(str(TINY_MODEL), config, tiny_seeds(), reward_funcs=reward_funcs, peft_config=processing)
+    trainer.train()
+    return trainer, weights(trainer.model)
+
+
+@pytest.mark.parametrize("estimator", ["grpo", "rloo"])
+def test_several_reward_functions_are_weighted(tmp_path, estimator):
+    settings = {"reward_funcs": [self_play_reward, shortness], "reward_weights": [1.0, 0.5], "max_steps": 1}
+    trainer, _ = train(tmp_path, advantage_estimator=estimator, beta=0.0, **settings)
+    logged = trainer.state.log_history[0]
+    vote, short = (logged[f"rewards/{name}/mean"] for name in ("self_play_reward", "shortness"))
+    assert 0.5 <= vote <= 0.75 and 0.0 < short < 1.0  # two or three of four agree in each group
+    assert logged["reward"] == pytest.approx(vote + 0.5 * short)
+    rewards = trainer._rewards[:, 0] + 0.5 * trainer._rewards[:, 1]
+    assert rewards.mean().item() == pytest.approx(logged["reward"])
+
+
+def test_gradient_checkpointing_changes_nothing_but_memory(tmp_path):
+    _, plain = train(tmp_path / "plain", gradient_checkpointing=False)
+    trainer, checkpointed = train(tmp_path / "checkpointed", gradient_checkpointing=True)
+    assert trainer.model.is_gradient_checkpointing
+    for first, second in zip(plain, checkpointed, strict=True):
+        torch.testing.assert_close(first, second, rtol=0, atol=1e-6)
+
+
+def test_gradient_checkpointing_with_lora(tmp_path):
+    from peft import LoraConfig
+
+    lora = LoraConfig(r=4, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    trainer, _ = train(tmp_path, gradient_checkpointing=True, peft_config=lora)
+    moved = [name for name, weight in trainer.model.named_parameters() if "lora_B" in name and weight.abs().sum() > 0]
+    assert len(moved) == 4  # of two layers
+
+
+@pytest.fixture
+def fresh_accelerator():
+    """Let the next trainer set the precision: accelerate keeps that of a process's first one."""
+    AcceleratorState._reset_state()
+    yield
+    AcceleratorState._reset_state()
+
+
+def test_bf16_computes_in_bfloat16_and_keeps_the_weights_in_float32(tmp_path, fresh_accelerator):
+    before = AutoModelForCausalLM.from_pretrained(TINY_MODEL)
+    trainer, after = train(tmp_path, bf16=True)
+    assert trainer.accelerator.mixed_precision == "bf16" and {weight.dtype for weight in after} == {torch.float32}
+    assert all(not torch.equal(old, new) for old, new in zip(before.parameters(), after, strict=True))
+    before.load_state_dict(trainer.model.state_dict())
+    inputs = torch.arange(8)[None]
+    exact, rounded = before(inputs).logits, trainer.model(inputs).logits  # of the same weights
+    assert 1e-4 < (exact - rounded).abs().max() < 0.1

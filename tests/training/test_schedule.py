@@ -1,0 +1,29 @@
+"""When a run ends, and where the learning rate is then."""
+
+import pytest
+from conftest import TINY_MODEL, ledger_rows, tiny_config, tiny_seeds
+
+from serl_trl import SeRLTrainer
+
+
+COSINE = {"lr_scheduler_type": "cosine_with_min_lr", "learning_rate": 1e-4}  # down to 10 %
+
+
+def learning_rates(tmp_path, **settings) -> list[float]:
+    trainer = SeRLTrainer(str(TINY_MODEL), tiny_config(tmp_path, **COSINE | settings), tiny_seeds())
+    trainer.train()
+    return [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
+
+
+def test_the_learning_rate_comes_down_with_the_instructions_that_end_the_run(tmp_path):
+    rates = learning_rates(tmp_path, max_steps=-1, instructions_per_iteration=40)
+    # max_steps is 20, two groups a batch; about four instructions are admitted for these.
+    assert len(rates) < 15 and all(later <= earlier for earlier, later in zip(rates, rates[1:], strict=False))
+    assert rates[0] == 1e-4 and rates[-1] < 2e-5
+    steps = [row["step"] for row in ledger_rows(tmp_path) if row["fate"] not in ("rejected", "unused")]
+    assert len(steps) >= 40 and sum(step < max(steps) for step in steps) < 40  # the batch before was not enough
+
+
+def test_a_run_of_so_many_steps_has_the_schedule_of_transformers(tmp_path):
+    rates = learning_rates(tmp_path, max_steps=4)
+    assert rates == pytest.approx([1e-4, 8.68e-5, 5.5e-5, 2.32e-5], rel=1e-2)
