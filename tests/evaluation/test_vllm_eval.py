@@ -23,17 +23,17 @@ TWICE = """
 import sys
 from pathlib import Path
 from serl_trl.engine import standalone
-from serl_trl.evaluation import job
+from serl_trl.evaluation import command
 
 loaded = []
 load_vllm = standalone.load_vllm
 standalone.load_vllm = lambda *settings: loaded[0] if loaded else loaded.append(load_vllm(*settings)) or loaded[0]
-job.run(sys.argv[2:])
+command.run(sys.argv[2:])
 folder = Path(sys.argv[1])
 (folder / "results.json").rename(folder / "first.json")
 lines = (folder / "sums.jsonl").read_text().splitlines(keepends=True)
 (folder / "sums.jsonl").write_text("".join(lines[:11]) + lines[11][:20])
-job.run(sys.argv[2:])
+command.run(sys.argv[2:])
 """
 
 
