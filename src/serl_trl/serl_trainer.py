@@ -18,7 +18,7 @@ from .engine.sampling_settings import attributes
 from .engine.vllm import prepare_vllm
 from .engine.vllm_cpu import started_on_cpu
 from .evaluation.in_training import evaluate_trainer, labelled_rows
-from .evaluation.model_index import evaluations
+from .evaluation.model_index import evaluated_at
 from .hub.card import write_card
 from .hub.run_record import make_record
 from .rewards import self_play_reward
@@ -167,10 +167,9 @@ class SeRLTrainer(GRPOTrainer):
         return {key: value for part in metrics for key, value in part.items()}
 
     def _evaluate(self, trial, ignore_keys_for_eval, **kwargs):
-        last = evaluations(self.state.log_history)[-1:]
-        if last and last[0]["step"] == self.state.global_step:
-            return last[0]  # resumed from a checkpoint of this step, which was evaluated before it was saved
-        return super()._evaluate(trial, ignore_keys_for_eval, **kwargs)
+        # Resumed from a checkpoint, this step may have been evaluated before it was saved.
+        measured = evaluated_at(self.state.log_history, self.state.global_step)
+        return measured or super()._evaluate(trial, ignore_keys_for_eval, **kwargs)
 
     def _generate_and_score_completions(self, inputs):
         batch = next(self.loader)

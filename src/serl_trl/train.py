@@ -44,7 +44,7 @@ def main(script_args, training_args, model_args):
     """Run the whole job: seeds, model, trainer, train, save, push."""
     from transformers import ProgressCallback
 
-    from .evaluation.model_index import evaluations
+    from .evaluation.model_index import evaluated_at
     from .hub.privacy import shown_command
     from .hub.push import push_or_exit
     from .hub.run_record import changed_settings
@@ -72,8 +72,7 @@ def main(script_args, training_args, model_args):
         sys.exit(130)
 
     # Evaluate, where there is something to evaluate on
-    evaluated = [entry["step"] for entry in evaluations(trainer.state.log_history)]
-    if trainer.eval_dataset is not None and evaluated[-1:] != [trainer.state.global_step]:
+    if trainer.eval_dataset is not None and not evaluated_at(trainer.state.log_history, trainer.state.global_step):
         trainer.evaluate()
 
     # Save

@@ -112,27 +112,27 @@ def test_ctrl_c_and_a_half_written_line_cost_nothing(tmp_path):
     process = subprocess.Popen(
         command(values), env=ENVIRONMENT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    record, deadline = tmp_path / "eval" / "sums.jsonl", time.monotonic() + 120
-    while not (record.exists() and record.read_bytes().count(b"\n") > 3) and time.monotonic() < deadline:
+    samples, deadline = tmp_path / "eval" / "sums.jsonl", time.monotonic() + 120
+    while not (samples.exists() and samples.read_bytes().count(b"\n") > 3) and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGINT)
     stdout, stderr = process.communicate(timeout=60)
     assert process.returncode == 130, stderr[-2000:]
     assert "run the same command again to go on" in stdout and "Traceback" not in stderr
-    assert 4 <= record.read_bytes().count(b"\n") < 41 and not (tmp_path / "eval" / "results.json").exists()
-    record.write_bytes(record.read_bytes()[:-20])
-    before = record.read_bytes().rpartition(b"\n")[0]
+    assert 4 <= samples.read_bytes().count(b"\n") < 41 and not (tmp_path / "eval" / "results.json").exists()
+    samples.write_bytes(samples.read_bytes()[:-20])
+    before = samples.read_bytes().rpartition(b"\n")[0]
     resumed = subprocess.run(command(values), env=ENVIRONMENT, capture_output=True, text=True, timeout=300)
     assert resumed.returncode == 0, resumed.stderr[-3000:]
-    assert record.read_bytes().startswith(before)
+    assert samples.read_bytes().startswith(before)
     assert json.loads((tmp_path / "eval" / "results.json").read_text())["datasets"] == whole["datasets"]
 
 
 def test_a_batch_that_was_cut_is_drawn_again_alike(tmp_path):
     whole = small(tmp_path)  # batches of 8 instructions
-    record = tmp_path / "eval" / "sums.jsonl"
-    lines = record.read_text().splitlines(keepends=True)
-    record.write_text("".join(lines[:4] + lines[20:30]))
+    samples = tmp_path / "eval" / "sums.jsonl"
+    lines = samples.read_text().splitlines(keepends=True)
+    samples.write_text("".join(lines[:4] + lines[20:30]))
     assert small(tmp_path) == whole
     drawn = [row["answers"] for row in rows_of(whole)]
     assert len({tuple(answers) for answers in drawn}) > 20 and any(len(set(answers)) > 1 for answers in drawn)
@@ -142,7 +142,7 @@ def test_a_batch_that_was_cut_is_drawn_again_alike(tmp_path):
 def test_the_results_are_made_again_without_a_model(tmp_path, monkeypatch):
     whole = small(tmp_path)
     (tmp_path / "eval" / "results.json").unlink()
-    monkeypatch.setattr("serl_trl.evaluation.engine.load_engine", None)  # it would fail if it were called
+    monkeypatch.setattr("serl_trl.engine.standalone.load_transformers", None)  # it would fail if it were called
     state = torch.random.get_rng_state()
     assert small(tmp_path) == whole
     assert torch.equal(state, torch.random.get_rng_state())
@@ -253,5 +253,5 @@ def test_data_and_settings_that_do_not_go_together_are_refused(tmp_path):
     other = [sums(tmp_path / "minus.jsonl", 5, "minus")]
     with pytest.raises(ValueError, match="with results on sums, which share no instruction with minus"):
         small(tmp_path, data=other, compare=str(tmp_path / "eval" / "results.json"))
-    with pytest.raises(ValueError, match="is in the way: it is no record of an evaluation"):
+    with pytest.raises(ValueError, match="is in the way: it holds no samples of an evaluation"):
         small(tmp_path, output_dir=str(tmp_path))  # where the data lie

@@ -18,21 +18,22 @@ from transformers import AutoModelForCausalLM
 HAS_WHEEL = sys.platform == "linux" and platform.machine() == "x86_64"
 pytestmark = [pytest.mark.vllm, pytest.mark.skipif(not HAS_WHEEL, reason="there is no vLLM for this machine")]
 
-# Evaluate, cut the record as a kill would, and evaluate again with the same engine, as starting it takes most of the time.
+# Evaluate, cut the samples as a kill would, and evaluate again with the same engine, as starting it takes most of the time.
 TWICE = """
 import sys
 from pathlib import Path
-from serl_trl.evaluation import engine, job
+from serl_trl.engine import standalone
+from serl_trl.evaluation import command
 
 loaded = []
-load_engine = engine.load_engine
-engine.load_engine = lambda *settings: loaded[0] if loaded else loaded.append(load_engine(*settings)) or loaded[0]
-job.run(sys.argv[2:])
+load_vllm = standalone.load_vllm
+standalone.load_vllm = lambda *settings: loaded[0] if loaded else loaded.append(load_vllm(*settings)) or loaded[0]
+command.run(sys.argv[2:])
 folder = Path(sys.argv[1])
 (folder / "results.json").rename(folder / "first.json")
 lines = (folder / "sums.jsonl").read_text().splitlines(keepends=True)
 (folder / "sums.jsonl").write_text("".join(lines[:11]) + lines[11][:20])
-job.run(sys.argv[2:])
+command.run(sys.argv[2:])
 """
 
 
@@ -65,3 +66,9 @@ def test_vllm_agrees_with_transformers_and_resumes(tmp_path):
     assert abs(base["datasets"]["sums"]["metrics"]["pass@1"]["value"] - adapted["metrics"]["pass@1"]["value"]) > 0.16
     assert any(len(set(row["answers"])) > 1 for row in first["rows"])
     assert resumed == first
+
+    # Two replicas draw what one engine does.
+    two = values | {"use_vllm": True, "vllm_data_parallel_size": 2, "output_dir": str(tmp_path / "two")}
+    result = subprocess.run(command(two), env=environment, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert result_of(tmp_path / "two" / "results.json") == first

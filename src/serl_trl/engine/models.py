@@ -1,7 +1,10 @@
 """Facts about a model and its tokenizer, read before any weights are loaded."""
 
+import json
 import os
 from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
 
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
@@ -35,6 +38,33 @@ def read_config(model: str, revision: str | None = None, trust_remote_code: bool
     except OSError as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(f"The model {model!r} is neither a folder here nor found on the Hub: {reason}") from error
+
+
+def read_tokenizer(model: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
+    """Return the tokenizer of a model given by name, that of its base if it is an adapter without its own.
+
+    Raises:
+        ValueError: if there is none.
+    """
+    source = model if (Path(model) / "tokenizer_config.json").is_file() else base_model(model) or model
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
+    except OSError as error:
+        raise ValueError(f"{source!r} has no tokenizer: {str(error).strip().splitlines()[0]}") from error
+    tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
+    return tokenizer
+
+
+def base_model(model: str) -> str | None:
+    """Return the base model of a PEFT adapter's folder, `None` if `model` is none."""
+    path = Path(model) / "adapter_config.json"
+    return json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"] if path.is_file() else None
+
+
+def weights_version(model: str, config: PretrainedConfig) -> str | None:
+    """Return when the weights in a folder were written, or the commit of those on the Hub: others may take their place."""
+    times = [path.stat().st_mtime for path in Path(model).glob("*.safetensors")]
+    return datetime.fromtimestamp(max(times), UTC).isoformat() if times else getattr(config, "_commit_hash", None)
 
 
 def model_length(config: PretrainedConfig) -> int:

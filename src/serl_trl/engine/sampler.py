@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from accelerate.utils import gather_object
+from transformers import PreTrainedTokenizerBase
 
 from ..self_play.carriers import Completion, Group, Message, SamplingSettings
 from .log_probabilities import log_probabilities
@@ -47,12 +48,7 @@ class TrainerSampler:
                 ids, logps = trainer._generate_single_turn(own[start : start + chunk], None, {}, num_completions)
                 token_ids += ids
                 logprobs += logps or [None] * len(ids)
-        texts = trainer.processing_class.batch_decode(token_ids, skip_special_tokens=True)
-        ends = {*trainer.eos_token_ids, trainer.processing_class.pad_token_id}
-        completions = [
-            Completion(text, tuple(ids), not ids or ids[-1] not in ends, None if logps is None else tuple(logps))
-            for text, ids, logps in zip(texts, token_ids, logprobs, strict=True)
-        ]
+        completions = as_completions(trainer.processing_class, token_ids, trainer.eos_token_ids, logprobs)
         completions = self.gather(completions)
         return [completions[start : start + num_completions] for start in range(0, len(repeated), num_completions)]
 
@@ -73,3 +69,24 @@ class TrainerSampler:
             rows += rows[-group_size:]
         share = len(rows) // self.num_processes
         return rows[self.rank * share : (self.rank + 1) * share]
+
+
+def eos_tokens(tokenizer: PreTrainedTokenizerBase, of_model: int | list[int] | None) -> list[int]:
+    """Return all tokens that end a completion: those of the model's generation settings, and the tokenizer's own."""
+    of_model = of_model if isinstance(of_model, list) else [of_model]
+    return sorted({*of_model, tokenizer.eos_token_id} - {None})
+
+
+def as_completions(
+    tokenizer: PreTrainedTokenizerBase,
+    token_ids: Sequence[Sequence[int]],
+    eos_token_ids: Sequence[int],
+    logprobs: Sequence[Sequence[float] | None] | None = None,
+) -> list[Completion]:
+    """Return the completions of these tokens; one that ends in no end token and no padding is truncated, as in TRL."""
+    texts = tokenizer.batch_decode(token_ids, skip_special_tokens=True)
+    ends = {*eos_token_ids, tokenizer.pad_token_id}
+    return [
+        Completion(text, tuple(ids), not ids or ids[-1] not in ends, None if logps is None else tuple(logps))
+        for text, ids, logps in zip(texts, token_ids, logprobs or [None] * len(token_ids), strict=True)
+    ]

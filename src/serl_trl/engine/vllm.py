@@ -1,11 +1,9 @@
 """What vLLM needs of a trainer: weights as they are, a seed that counts, a server of the right length."""
 
-import random
 from types import MethodType
 
-import numpy as np
-import torch
 from accelerate.utils import broadcast_object_list, is_peft_model
+from transformers import set_seed
 
 from .adapters import merged_parameters
 from .models import context_length, is_sharded
@@ -21,14 +19,15 @@ def prepare_vllm(trainer) -> None:
     if trainer.vllm_mode == "server":
         _check_server(trainer)
         return
-    # vLLM seeds `random`, NumPy and torch with the rank at its start. Equal within a tensor-parallel group, whose
-    # ranks must draw alike, and different between groups.
-    seed = trainer.args.seed * 10007 + trainer.accelerator.process_index // trainer.vllm_tensor_parallel_size
-    random.seed(seed)
-    np.random.seed(seed % 2**32)
-    torch.manual_seed(seed)
+    set_seed(engine_seed(trainer))  # vLLM seeds `random`, NumPy and torch with the rank at its start
     if trainer.accelerator.device.type == "cpu":
         trainer.vllm_generation.sync_weights = MethodType(reload_weights, trainer.vllm_generation)
+
+
+def engine_seed(trainer) -> int:
+    """Return the seed of this process: equal within a tensor-parallel group, whose ranks must draw alike, only."""
+    together = trainer.vllm_tensor_parallel_size if trainer.use_vllm else 1
+    return (trainer.args.seed * 10007 + trainer.accelerator.process_index // together) % 2**32
 
 
 def _check_server(trainer) -> None:

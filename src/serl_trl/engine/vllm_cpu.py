@@ -18,11 +18,22 @@ def started_on_cpu(args) -> Iterator[None]:
     if not (args.use_vllm and args.vllm_mode == "colocate" and args.device.type == "cpu"):
         yield
         return
-    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB; vLLM would take most of the machine's memory
     from trl.generation import vllm_generation
 
-    with attributes(vllm_generation, {"LLM": partial(vllm_generation.LLM, dtype="float32", enforce_eager=True)}):
+    with attributes(vllm_generation, {"LLM": partial(vllm_generation.LLM, **_cpu_settings())}):
         yield
+
+
+def seeded_cpu_settings(max_length: int) -> dict:
+    """Return the settings of an [`~vllm.LLM`] on the CPU whose requests have seeds and at most `max_length` tokens."""
+    # A prompt that is computed in parts can't have a seed of its own there ("CPU Generator does not use offset").
+    whole_prompts = {"enable_chunked_prefill": False, "max_num_batched_tokens": max(max_length, 8192)}
+    return _cpu_settings() | whole_prompts
+
+
+def _cpu_settings() -> dict:
+    os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB; vLLM would take most of the machine's memory
+    return {"dtype": "float32", "enforce_eager": True}
 
 
 def reload_weights(vllm_generation) -> None:

@@ -56,6 +56,15 @@ class EvaluationArguments:
     vllm_gpu_memory_utilization: float = field(
         default=0.9, metadata={"help": "Share of the GPU's memory that vLLM takes, in (0, 1]."}
     )
+    vllm_tensor_parallel_size: int = field(
+        default=1, metadata={"help": "GPUs that a copy of the model is split over, with vLLM."}
+    )
+    vllm_data_parallel_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "Copies of the model that sample at once, with vLLM. If unset, as many as the GPUs can take."
+        },
+    )
     trust_remote_code: bool = field(default=False, metadata={"help": "Whether to run code that comes with the model."})
     compare: str | None = field(
         default=None, metadata={"help": "The results.json of another evaluation, to show differences from."}
@@ -92,9 +101,19 @@ class EvaluationArguments:
             "seed": (0, float("inf")),
             "batch_size": (1, float("inf")),
             "vllm_gpu_memory_utilization": (1e-6, 1.0),
+            "vllm_tensor_parallel_size": (1, float("inf")),
+            "vllm_data_parallel_size": (1, float("inf")),
         }
         check_bounds(self, bounds)
         self.use_vllm = resolve_use_vllm(self.use_vllm)
+        num_gpus, split = torch.accelerator.device_count(), self.vllm_tensor_parallel_size
+        if self.vllm_data_parallel_size is None:
+            self.vllm_data_parallel_size = max(num_gpus // split, 1)
+        if self.use_vllm and 0 < num_gpus < split * self.vllm_data_parallel_size:
+            raise ValueError(
+                f"vllm_data_parallel_size is {self.vllm_data_parallel_size} with {split} GPUs for each copy of the model "
+                f"(vllm_tensor_parallel_size), and {num_gpus} are here. Set their product to at most that."
+            )
         if self.prompt_template is None:
             self.prompt_template = self.answer_format
         if self.dtype is None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from datasets import Dataset
 
 from ..answers.reading import parse_true_answer
-from ..seeds import LETTERS, as_answer, read_rows, row_instruction
+from ..seeds import LETTERS, as_answer, read_rows, row_instruction, source_name
 
 
 def load_labelled(
@@ -67,7 +67,12 @@ def _check_answer(true_answer: str | None, options: list[str] | None, answer_for
         raise ValueError(f"Its answer {true_answer!r} is none of its {len(options)} options. Correct it.")
 
 
+def card_name(source: str | os.PathLike | Dataset) -> str:
+    """Return the name of a source in a model card: of a file without its extension, of a dataset on the Hub as it is."""
+    name = source_name(source)
+    return Path(name).stem if isinstance(source, (str, os.PathLike)) and Path(source).exists() else name
+
+
 def data_name(source: str) -> str:
-    """Return the short name of a source: that of the file without its extension, or of the dataset."""
-    path = Path(source)
-    return path.stem if path.exists() else path.name
+    """Return the short name of a source: its [`card_name`], without the owner of a dataset on the Hub."""
+    return card_name(source).rpartition("/")[2]

@@ -5,17 +5,19 @@ does, and compares them with the true answer. Interrupted, the same command goes
 """
 
 import json
+from contextlib import closing
 from pathlib import Path
 
 from tqdm.auto import tqdm
 
 from ..atomic_write import atomic_write
 from .arguments import EvaluationArguments
+from .data import card_name
 from .model_index import add_results
 from .preparation import Job, prepare
 from .report import report
-from .results import card_results, comparison, dataset_results, score
-from .samples import start_record
+from .results import card_results, comparison, dataset_results, score_all
+from .samples import as_sample, start_samples
 
 
 def evaluate(args: EvaluationArguments) -> dict:
@@ -37,13 +39,13 @@ def evaluate(args: EvaluationArguments) -> dict:
 def complete(job: Job) -> dict:
     """Sample what is missing, write `results.json`, `results.md` and the card, and return the results."""
     args, results = job.args, {"settings": job.settings, "datasets": {}}
-    sampled = sample_missing(job)
+    with closing(job.sampler):
+        sampled = sample_missing(job)
     for name, data in job.datasets.items():
-        recorded = [sampled[name][number] for number in range(len(data.rows))]
-        rows = [
-            score(labelled, record["completions"], record["truncated"], args.answer_format)
-            for labelled, record in zip(data.rows, tqdm(recorded, desc=f"reading {name}", disable=None), strict=True)
-        ]
+        samples = [sampled[name][number] for number in range(len(data.rows))]
+        # disable=None: no bar where nobody watches
+        samples = tqdm(samples, desc=f"reading {name}", disable=None)
+        rows = score_all(job.sampler, data.rows, samples, args.answer_format)
         results["datasets"][name] = dataset_results(data.source, rows)
     if job.baseline:
         results["comparison"] = {"with": args.compare} | comparison(results, job.baseline)
@@ -51,39 +53,29 @@ def complete(job: Job) -> dict:
         with atomic_write(Path(args.output_dir) / name) as unfinished:
             unfinished.write_text(text + "\n", encoding="utf-8")
     if args.write_card:
-        add_results(Path(args.model) / "README.md", card_results(results))
+        names = ("num_samples", "temperature", "top_p", "max_completion_length")
+        measured = {name: getattr(args, name) for name in names}
+        for data in results["datasets"].values():
+            card = Path(args.model) / "README.md"
+            add_results(card, card_results(card_name(data["source"]), data["metrics"], measured))
     return results
 
 
 def sample_missing(job: Job) -> dict[str, dict[int, dict]]:
-    """Return the records of all sources by their numbers, after sampling what they lack; each is written at once."""
-    sample = None
-    records = {name: dict(data.done) for name, data in job.datasets.items()}
+    """Return the samples of all sources by their numbers, after drawing what they lack; each is written at once."""
+    samples = {name: dict(data.done) for name, data in job.datasets.items()}
     for name, data in job.datasets.items():
-        start_record(data.record, data.settings, data.done.values())
+        start_samples(data.path, data.settings, data.done.values())
         if len(data.done) == len(data.rows):
             continue
-        sample = sample or _load_engine(job)
         with (
-            data.record.open("a", encoding="utf-8") as stream,
-            # disable=None: no bar where nobody watches
+            data.path.open("a", encoding="utf-8") as stream,
             tqdm(total=len(data.rows), initial=len(data.done), desc=f"sampling {name}", disable=None) as bar,
         ):
-            for number, completions in sample(data.prompt_ids, data.done):
-                records[name][number] = {
-                    "number": number,
-                    "instruction": data.rows[number]["instruction"],
-                    "completions": [completion.text for completion in completions],
-                    "truncated": [completion.truncated for completion in completions],
-                }
-                stream.write(json.dumps(records[name][number]) + "\n")
+            for number, completions in job.sampler.stream(data.prompt_ids, job.args.num_samples, data.done):
+                instruction = data.rows[number]["instruction"]
+                samples[name][number] = {"number": number, "instruction": instruction} | as_sample(completions)
+                stream.write(json.dumps(samples[name][number]) + "\n")
                 stream.flush()
                 bar.update()
-    return records
-
-
-def _load_engine(job: Job):
-    from .engine import load_engine
-
-    longest = max(len(ids) for data in job.datasets.values() for ids in data.prompt_ids)
-    return load_engine(job.args, job.tokenizer, longest + job.args.max_completion_length)
+    return samples

@@ -54,38 +54,21 @@ def add_results(path: str | os.PathLike, results: Sequence[dict]) -> None:
     card.save(path)
 
 
-def evaluations(log_history: Sequence[dict], prefix: str = "eval") -> list[dict]:
-    """Return the entries of Trainer's log that hold an evaluation during training, in order."""
-    return [entry for entry in log_history if f"{prefix}_pass@1" in entry]
+def evaluated_at(log_history: Sequence[dict], step: int) -> dict:
+    """Return all that an evaluation during training has logged at this step, on all datasets; nothing without one."""
+    entries = [entry for entry in log_history if entry["step"] == step and "results" in entry]
+    return {name: value for entry in entries for name, value in entry.items()}
 
 
 def training_results(trainer) -> list[dict]:
-    """Return the last evaluation of a [`SeRLTrainer`] as [`add_results`] takes it, by dataset; none without one."""
-    args, datasets = trainer.args, trainer.eval_dataset
-    if not isinstance(datasets, dict):
-        datasets = {None: datasets}
-    results = []
-    for name, rows in datasets.items():
-        prefix = "eval" if name is None else f"eval_{name}"
-        for entry in evaluations(trainer.state.log_history, prefix)[-1:]:
-            measured = {
-                "num_samples": args.num_generations_eval or args.num_generations,
-                "temperature": args.temperature,
-                "max_completion_length": args.max_completion_length,
-                "instructions": len(rows),
-                "step": entry["step"],
-            }
-            metrics = [key for key in entry if key.startswith(f"{prefix}_") and f"{key}_low" in entry and "@" in key]
-            results += [
-                {
-                    "dataset": name or rows.info.dataset_name,
-                    "metric": metric.removeprefix(f"{prefix}_"),
-                    "value": round(entry[metric], 4),
-                    "details": {
-                        "interval_95": [round(entry[f"{metric}_{end}"], 4) for end in ("low", "high")],
-                        **measured,
-                    },
-                }
-                for metric in metrics
-            ]
-    return results
+    """Return the last evaluation of a [`SeRLTrainer`] on each dataset, as [`add_results`] takes it.
+
+    If the trainer has loaded its best model at the end, it is the evaluation of that one.
+    """
+    best = trainer.state.best_global_step if trainer.args.load_best_model_at_end else None
+    last = {
+        entry["results"][0]["dataset"]: entry["results"]
+        for entry in trainer.state.log_history
+        if "results" in entry and best in (None, entry["step"])
+    }
+    return [result for results in last.values() for result in results]

@@ -3,19 +3,19 @@
 import hashlib
 import json
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
-from transformers import AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+from transformers import PretrainedConfig
 
 from .. import __version__
-from ..engine.models import model_length, read_config, tokenize_prompts
+from ..engine.models import base_model, model_length, read_config, weights_version
+from ..engine.standalone import StandaloneSampler
 from ..self_play.prompt import answer_prompt, load_template
 from ..training.checks import check_chat_template
 from .arguments import EvaluationArguments
 from .data import data_name, load_labelled
 from .model_index import read_card
-from .samples import read_record
+from .samples import read_samples
 
 
 @dataclass(frozen=True)
@@ -26,15 +26,15 @@ class LabelledData:
         source (`str`): The file or dataset.
         rows (`list[dict]`): From [`load_labelled`].
         prompt_ids (`list[list[int]]`): The tokens of each row's prompt.
-        record (`Path`): The file of its record.
-        settings (`dict`): The settings of its record.
+        path (`Path`): The file of its samples.
+        settings (`dict`): What they depend on.
         done (`dict[int, dict]`): What an interrupted evaluation has sampled, by the number of the row.
     """
 
     source: str
     rows: list[dict]
     prompt_ids: list[list[int]]
-    record: Path
+    path: Path
     settings: dict
     done: dict[int, dict]
 
@@ -44,7 +44,7 @@ class Job:
     """An evaluation that can begin: its settings, the data by name, and the results to compare with, if any."""
 
     args: EvaluationArguments
-    tokenizer: PreTrainedTokenizerBase
+    sampler: StandaloneSampler
     settings: dict
     datasets: dict[str, LabelledData]
     baseline: dict | None
@@ -63,40 +63,20 @@ def prepare(args: EvaluationArguments) -> Job:
     if args.write_card:
         read_card(Path(args.model) / "README.md")
     template = load_template(args.prompt_template)
-    tokenizer, config = _load_tokenizer(args)
+    config = read_config(base_model(args.model) or args.model, trust_remote_code=args.trust_remote_code)
+    sampler = StandaloneSampler(args)
+    check_chat_template(sampler.tokenizer, args.model)
     settings = _settings(args, config, template.answer_request)
     datasets = {}
     for source, (name, rows) in zip(args.data, labelled.items(), strict=True):
-        prompts = [answer_prompt(row["instruction"], template) for row in rows]
-        prompt_ids = tokenize_prompts(tokenizer, prompts, **(args.chat_template_kwargs or {}))
+        prompt_ids = sampler.tokenize([answer_prompt(row["instruction"], template) for row in rows])
         _check_lengths(prompt_ids, rows, name, config, args.max_completion_length)
         digest = hashlib.sha256(json.dumps([row["instruction"] for row in rows]).encode()).hexdigest()
         own = settings | {"instructions": len(rows), "instructions_sha256": digest}
-        record = Path(args.output_dir) / f"{name}.jsonl"
-        datasets[name] = LabelledData(source, rows, prompt_ids, record, own, read_record(record, own))
+        path = Path(args.output_dir) / f"{name}.jsonl"
+        datasets[name] = LabelledData(source, rows, prompt_ids, path, own, read_samples(path, own))
     settings |= {"answer_format": args.answer_format, "serl_trl": __version__}
-    return Job(args, tokenizer, settings, datasets, baseline)
-
-
-def base_model(model: str) -> str | None:
-    """Return the base model of a PEFT adapter's folder, `None` if `model` is none."""
-    path = Path(model) / "adapter_config.json"
-    return json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"] if path.is_file() else None
-
-
-def _load_tokenizer(args: EvaluationArguments) -> tuple[PreTrainedTokenizerBase, PretrainedConfig]:
-    """Return tokenizer and configuration of the model; those of its base model if it is an adapter without its own."""
-    base = base_model(args.model) or args.model
-    source = args.model if (Path(args.model) / "tokenizer_config.json").is_file() else base
-    config = read_config(base, trust_remote_code=args.trust_remote_code)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=args.trust_remote_code)
-    except OSError as error:
-        raise ValueError(f"{source!r} has no tokenizer: {str(error).strip().splitlines()[0]}") from error
-    check_chat_template(tokenizer, args.model)
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer, config
+    return Job(args, sampler, settings, datasets, baseline)
 
 
 def _check_lengths(
@@ -116,15 +96,12 @@ def _check_lengths(
 def _settings(args: EvaluationArguments, config: PretrainedConfig, answer_request: str) -> dict:
     """Return all that the completions depend on, but for the data."""
     names = ("model", "num_samples", "temperature", "top_p", "max_completion_length", "seed", "dtype")
-    # Weights may take the place of others in the same folder, or under the same name on the Hub.
-    times = [path.stat().st_mtime for path in Path(args.model).glob("*.safetensors")]
-    written = datetime.fromtimestamp(max(times), UTC).isoformat() if times else None
     return {name: getattr(args, name) for name in names} | {
         "chat_template_kwargs": args.chat_template_kwargs,
         "engine": "vllm" if args.use_vllm else "transformers",
         "batch_size": None if args.use_vllm else args.batch_size,
         "answer_request": answer_request,
-        "weights_of": written or getattr(config, "_commit_hash", None),
+        "weights_of": weights_version(args.model, config),
     }
 
 

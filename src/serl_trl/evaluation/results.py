@@ -1,7 +1,6 @@
 """From completions to rows, and from rows to what `results.json` holds."""
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
 
 from ..answers.comparing import answers_equal
 from ..answers.reading import parse_true_answer
@@ -36,6 +35,22 @@ def score(
     }
 
 
+def score_all(sampler, rows: Sequence[dict], samples: Iterable[dict], answer_format: str) -> list[dict]:
+    """Return the scored rows, each judged by one process only: time-outs could differ between them.
+
+    Args:
+        sampler ([`Sampler`]): Which of the processes this is.
+        rows, samples: Shape (instructions,), from [`load_labelled`] and [`as_sample`].
+        answer_format (`str`): As in [`majority_vote`].
+    """
+    own = [
+        (index, score(row, sample["completions"], sample["truncated"], answer_format))
+        for index, (row, sample) in enumerate(zip(rows, samples, strict=True))
+        if index % sampler.num_processes == sampler.rank
+    ]
+    return [row for _, row in sorted(sampler.gather(own), key=lambda pair: pair[0])]
+
+
 def dataset_results(source: str, rows: Sequence[dict]) -> dict:
     """Return the results on one source: its metrics, those of each level, and the rows."""
     levels = {level: {"instructions": len(some), "metrics": summarize(some)} for level, some in by_level(rows).items()}
@@ -58,18 +73,15 @@ def comparison(results: dict, baseline: dict) -> dict:
     }
 
 
-def card_results(results: dict) -> list[dict]:
-    """Return every pass@k and maj@k of each source as [`add_results`] takes them."""
-    settings = results["settings"]
-    measured = {name: settings[name] for name in ("num_samples", "temperature", "top_p", "max_completion_length")}
+def card_results(dataset: str, metrics: dict[str, dict[str, float]], measured: dict) -> list[dict]:
+    """Return every pass@k and maj@k of [`summarize`] as [`add_results`] takes it; `measured` says how."""
     return [
         {
-            "dataset": name if Path(data["source"]).exists() else data["source"],
+            "dataset": dataset,
             "metric": metric,
             "value": round(values["value"], 4),
             "details": {"interval_95": [round(values["low"], 4), round(values["high"], 4)], **measured},
         }
-        for name, data in results["datasets"].items()
-        for metric, values in data["metrics"].items()
+        for metric, values in metrics.items()
         if "@" in metric
     ]

@@ -1,22 +1,31 @@
-"""The record of an evaluation: a line of settings, then a line for each instruction as its completions are made.
+"""The samples of an evaluation: a line of settings, then a line for each instruction as its completions are made.
 
 It holds what was sampled and nothing that was read in it, so that answers can be read again by better rules.
 """
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from ..atomic_write import atomic_write
+from ..self_play.carriers import Completion
 
 
-def read_record(path: Path, settings: dict) -> dict[int, dict]:
-    """Return the rows of an interrupted evaluation by their number; none if there is no record.
+def as_sample(completions: Sequence[Completion]) -> dict[str, list]:
+    """Return what is kept of the completions of one instruction."""
+    return {
+        "completions": [completion.text for completion in completions],
+        "truncated": [completion.truncated for completion in completions],
+    }
+
+
+def read_samples(path: Path, settings: dict) -> dict[int, dict]:
+    """Return the rows of an interrupted evaluation by their number; none if there is no file.
 
     A last line that a kill left half written is dropped.
 
     Raises:
-        ValueError: if the file is no record, or one with other settings (what differs is named).
+        ValueError: if the file holds something else, or samples of other settings (what differs is named).
     """
     if not path.exists():
         return {}
@@ -26,7 +35,7 @@ def read_record(path: Path, settings: dict) -> dict[int, dict]:
         rows = {row["number"]: row for row in map(json.loads, lines[1:])}
     except (IndexError, KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{str(path)!r} is in the way: it is no record of an evaluation. Set output_dir to another folder."
+            f"{str(path)!r} is in the way: it holds no samples of an evaluation. Set output_dir to another folder."
         ) from error
     if different := setting_differences(before, settings):
         raise ValueError(
@@ -42,7 +51,7 @@ def setting_differences(before: dict, now: dict) -> list[str]:
     return [f"{n} {before.get(n)!r} instead of {now.get(n)!r}" for n in names if before.get(n) != now.get(n)]
 
 
-def start_record(path: Path, settings: dict, rows: Iterable[dict]) -> None:
+def start_samples(path: Path, settings: dict, rows: Iterable[dict]) -> None:
     """Write the settings and the rows so far, whole or not at all; further rows are appended."""
     with atomic_write(path) as unfinished:
         lines = [{"settings": settings}, *rows]

@@ -2,7 +2,6 @@
 
 from transformers import ProgressCallback
 
-from ..evaluation.model_index import evaluations
 from ..self_play.ledger import LEDGER_FOLDER
 from ..serl_trainer import SeRLTrainer
 
@@ -32,7 +31,7 @@ def summarize(trainer: SeRLTrainer, train_seconds: float) -> str:
     rejected = ", ".join(f"{count} {reason}" for reason, count in totals.rejected.most_common()) or "none"
     rewards = [f"{entry['reward']:.2f}" for entry in trainer.state.log_history if entry.get("reward") is not None]
     seconds = {**totals.seconds, "training": train_seconds - totals.seconds.total()}
-    accuracies = [entry["eval_pass@1"] for entry in evaluations(trainer.state.log_history)]
+    accuracies = [entry["eval_pass@1"] for entry in trainer.state.log_history if "eval_pass@1" in entry]
     output_dir = trainer.args.output_dir
     lines = [
         f"Steps           {trainer.state.global_step}, from {len(trainer.seeds.instructions)} seeds",
