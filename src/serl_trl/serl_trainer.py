@@ -25,19 +25,10 @@ from .rewards import self_play_reward
 from .seeds import Seeds, read_seeds
 from .self_play.carriers import Group
 from .serl_config import SeRLConfig
-from .training import checks
+from .training import checks, resume
 from .training.advantages import kl_in_advantage, token_advantages
 from .training.loader import make_loader
-from .training.resume import (
-    last_checkpoint,
-    load_loader_state,
-    load_rollouts,
-    resolve_checkpoint,
-    rollout_sizes,
-    save_loader_state,
-    save_rollouts,
-)
-from .training.schedule import EndAfterInstructions, follow_progress, is_finished, placeholder_rows
+from .training.schedule import EndAfterInstructions, between_batches, follow_progress, is_finished, placeholder_rows
 
 
 class SeRLTrainer(GRPOTrainer):
@@ -106,8 +97,8 @@ class SeRLTrainer(GRPOTrainer):
         if not isinstance(args, SeRLConfig):
             raise ValueError(f"args must be a SeRLConfig, got {type(args).__name__}.")
         checks.check_parallelism(model, peft_config, args)
-        if last_checkpoint(args.output_dir) is None:
-            resolve_checkpoint(None, args)  # `train` hears whether to resume; here it is known that nothing could be
+        if resume.last_checkpoint(args.output_dir) is None:
+            resume.resolve_checkpoint(None, args)  # raises now where `train` could do nothing but raise
         self.seeds = read_seeds(train_dataset)
         if isinstance(model, str) and is_adapter(model):
             model = load_trainable(model, peft_config, quantization_config, args)
@@ -141,7 +132,7 @@ class SeRLTrainer(GRPOTrainer):
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
         """Train as [`~transformers.Trainer.train`] does; for errors see [`resume.resolve_checkpoint`]."""
         if resume_from_checkpoint or self.loader.batch_index == 0:
-            resume_from_checkpoint = resolve_checkpoint(resume_from_checkpoint, self.args)
+            resume_from_checkpoint = resume.resolve_checkpoint(resume_from_checkpoint, self.args)
         # A second call starts at step 0 again: no rollouts and no engine weights of the first may be taken for fresh.
         self._step, self._buffered_inputs, self._last_loaded_step = 0, None, -1
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
@@ -154,17 +145,15 @@ class SeRLTrainer(GRPOTrainer):
             follow_progress(scheduler, num_training_steps, self)
         return scheduler
 
-    def evaluate(
-        self, eval_dataset=None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
-    ) -> dict:
+    def evaluate(self, eval_dataset=None, ignore_keys: list | None = None, metric_key_prefix: str = "eval") -> dict:
         """Measure pass@k and maj@k as `serl-trl eval` does, on `eval_dataset` or one like it; return what is logged."""
         rows = self.eval_dataset if eval_dataset is None else labelled_rows(eval_dataset, self.args.answer_format)
         if rows is None:
             raise ValueError("There is nothing to evaluate on. Pass eval_dataset, here or to the trainer.")
-        if not isinstance(rows, dict):
-            return evaluate_trainer(self, rows, metric_key_prefix)
-        metrics = [evaluate_trainer(self, part, f"{metric_key_prefix}_{name}") for name, part in rows.items()]
-        return {key: value for part in metrics for key, value in part.items()}
+        metrics = {}
+        for name, part in rows.items() if isinstance(rows, dict) else [("", rows)]:
+            metrics |= evaluate_trainer(self, part, f"{metric_key_prefix}_{name}".rstrip("_"))
+        return metrics
 
     def _evaluate(self, trial, ignore_keys_for_eval, **kwargs):
         # Resumed from a checkpoint, this step may have been evaluated before it was saved.
@@ -264,10 +253,10 @@ class SeRLTrainer(GRPOTrainer):
             name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
             folder = os.path.join(self._get_output_dir(trial=trial), name)
             if self.args.should_save:
-                save_loader_state(folder, self.loader.state_dict())
-            mid_cycle = self._step % (self.args.steps_per_generation * self.num_iterations) != 0
-            rollouts = self._buffered_inputs if mid_cycle else None
-            save_rollouts(folder, self.accelerator.process_index, self._step, rollout_sizes(self), rollouts)
+                resume.save_loader_state(folder, self.loader.state_dict())
+            rank, sizes = self.accelerator.process_index, resume.rollout_sizes(self)
+            rollouts = None if between_batches(self) else self._buffered_inputs
+            resume.save_rollouts(folder, rank, self._step, sizes, rollouts)
             self.accelerator.wait_for_everyone()  # the checkpoint counts as complete only with all rollouts
         super()._save_checkpoint(model, trial)
 
@@ -284,8 +273,8 @@ class SeRLTrainer(GRPOTrainer):
             super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None:
             return
-        self.loader.load_state_dict(load_loader_state(checkpoint))
-        rollouts = load_rollouts(checkpoint, self.accelerator.process_index, rollout_sizes(self), device)
+        self.loader.load_state_dict(resume.load_loader_state(checkpoint))
+        rollouts = resume.load_rollouts(checkpoint, self.accelerator.process_index, resume.rollout_sizes(self), device)
         if all(gather_object([rollouts is not None])):  # one process can't train its rollouts while another samples
             self._step, self._buffered_inputs = rollouts
 

@@ -23,12 +23,15 @@ def is_over(args: SeRLConfig, counts: dict[str, int]) -> bool:
     return enough is not None and counts.get("admitted", 0) >= enough
 
 
+def between_batches(trainer) -> bool:
+    """Return whether a trainer has trained its generation batch to the end."""
+    return trainer._step % (trainer.args.steps_per_generation * trainer.args.num_iterations) == 0
+
+
 def is_finished(trainer) -> bool:
     """Return whether a trainer has nothing left to train; a generation batch once begun is trained to its end."""
-    args = trainer.args
-    between_batches = trainer._step % (args.steps_per_generation * args.num_iterations) == 0
-    over = between_batches and is_over(args, trainer.loader.totals.counts)
-    return over or trainer.state.global_step >= args.max_steps
+    over = between_batches(trainer) and is_over(trainer.args, trainer.loader.totals.counts)
+    return over or trainer.state.global_step >= trainer.args.max_steps
 
 
 class EndAfterInstructions(TrainerCallback):
