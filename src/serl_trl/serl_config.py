@@ -126,10 +126,7 @@ class SeRLConfig(SelfPlaySettings, GRPOConfig):
         if estimator == "dr_grpo":
             used = {"loss_type": (GRPOConfig.loss_type, "dr_grpo"), "scale_rewards": ("group", True, "none", False)}
         elif kl_in_advantage(estimator):
-            used = {
-                "scale_rewards": ("group", True),
-                "multi_objective_aggregation": ("sum_then_normalize",),
-            }
+            used = {"scale_rewards": ("group", True), "multi_objective_aggregation": ("sum_then_normalize",)}
         for name, values in used.items():
             if getattr(self, name) not in values:
                 raise ValueError(
@@ -170,8 +167,8 @@ class SeRLConfig(SelfPlaySettings, GRPOConfig):
         if self.instructions_per_iteration is None:
             self.instructions_per_iteration = INSTRUCTIONS_PER_ITERATION
         # The longest it can take: every instruction that is admitted is also trained on.
-        groups = self.generation_batch_size // self.num_generations
-        batches = math.ceil(self.instructions_per_iteration / groups) * self.steps_per_generation * self.num_iterations
+        cycle = self.steps_per_generation * self.num_iterations
+        batches = math.ceil(self.instructions_per_iteration / self.num_groups) * cycle
         self.max_steps = math.ceil(batches / self.gradient_accumulation_steps)
 
     def _check_rollouts(self):
@@ -182,17 +179,7 @@ class SeRLConfig(SelfPlaySettings, GRPOConfig):
                     f"{name} is {value}, which biases the importance ratio of the rollouts (TRL#6789). Leave it at "
                     f"{neutral}; for self-instruction set instruction_temperature and instruction_top_p."
                 )
-        own = {
-            "seed",
-            "n",
-            "temperature",
-            "top_p",
-            "top_k",
-            "min_p",
-            "presence_penalty",
-            "max_tokens",
-            "max_new_tokens",
-        }
+        own = set("seed n temperature top_p top_k min_p presence_penalty max_tokens max_new_tokens".split())
         for name in sorted(own & set(self.generation_kwargs or {})):
             raise ValueError(
                 f"generation_kwargs sets {name!r}: a group's completions would be equal or biased, or a setting of this "

@@ -15,14 +15,7 @@ from .models import read_config
 
 
 _ADAPTER_SETTINGS = (
-    "r",
-    "lora_alpha",
-    "lora_dropout",
-    "use_rslora",
-    "use_dora",
-    "target_modules",
-    "target_parameters",
-    "modules_to_save",
+    "r lora_alpha lora_dropout use_rslora use_dora target_modules target_parameters modules_to_save".split()
 )
 
 
