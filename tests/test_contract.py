@@ -48,6 +48,15 @@ def test_private_attributes_that_are_read_or_set_still_exist():
     assert "LLM(" in inspect.getsource(vllm_generation.VLLMGeneration._init_vllm)
 
 
+def test_overridden_methods_of_transformers_still_exist():
+    names = {"_run_epoch", "_evaluate", "_load_from_checkpoint", "create_scheduler", "evaluate", "create_model_card"}
+    assert names <= set(vars(SeRLTrainer)) & set(dir(GRPOTrainer))
+    assert parameters(GRPOTrainer._evaluate)[1:3] == ["trial", "ignore_keys_for_eval"]
+    assert parameters(GRPOTrainer._load_from_checkpoint)[1:] == ["resume_from_checkpoint", "model"]
+    assert parameters(GRPOTrainer.create_scheduler)[1:] == ["num_training_steps", "optimizer"]
+    assert "self._run_epoch(" in inspect.getsource(GRPOTrainer._inner_training_loop)
+
+
 def test_the_overrides_are_the_ones_that_the_docstring_names():
     own = {name for name, value in vars(SeRLTrainer).items() if inspect.isfunction(value)}
     overrides = own & set(dir(GRPOTrainer)) - {"__init__"}

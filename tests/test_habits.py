@@ -1,10 +1,13 @@
 """Settings that users of TRL bring along, on the tiny model that really trains."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 from accelerate.state import AcceleratorState
 from conftest import TINY_MODEL, tiny_config, tiny_seeds, weights
-from transformers import AutoModelForCausalLM
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, TrainerCallback
 
 from serl_trl import SeRLTrainer, self_play_reward
 
@@ -15,9 +18,9 @@ def shortness(completions, **kwargs) -> list[float]:
 
 
 def train(tmp_path, **settings) -> tuple[SeRLTrainer, list]:
-    reward_funcs, processing = settings.pop("reward_funcs", None), settings.pop("peft_config", None)
+    reward_funcs, peft_config = settings.pop("reward_funcs", None), settings.pop("peft_config", None)
     config = tiny_config(tmp_path, **settings)
-    trainer = SeRLTrainer(str(TINY_MODEL), config, tiny_seeds(), reward_funcs=reward_funcs, peft_config=processing)
+    trainer = SeRLTrainer(str(TINY_MODEL), config, tiny_seeds(), reward_funcs=reward_funcs, peft_config=peft_config)
     trainer.train()
     return trainer, weights(trainer.model)
 
@@ -68,3 +71,41 @@ def test_bf16_computes_in_bfloat16_and_keeps_the_weights_in_float32(tmp_path, fr
     inputs = torch.arange(8)[None]
     exact, rounded = before(inputs).logits, trainer.model(inputs).logits  # of the same weights
     assert 1e-4 < (exact - rounded).abs().max() < 0.1
+
+
+def test_a_callback_may_stop_a_run_before_its_first_step(tmp_path):
+    class Stop(TrainerCallback):
+        def on_train_begin(self, args, state, control, **kwargs):
+            control.should_training_stop = True
+
+    trainer = SeRLTrainer(str(TINY_MODEL), tiny_config(tmp_path, max_steps=4), tiny_seeds(), callbacks=[Stop()])
+    trainer.train()
+    assert trainer.state.global_step < 2
+
+
+def test_predict_takes_nothing_from_training(tmp_path):
+    evaluation = Dataset.from_dict({"question": ["what is 2 plus 3 ?"], "answer": ["5"]})
+    trainer = SeRLTrainer(str(TINY_MODEL), tiny_config(tmp_path), tiny_seeds(), eval_dataset=evaluation)
+    with pytest.raises(ValueError, match="SeRLTrainer makes no predictions. Use evaluate"):
+        trainer.predict(trainer.eval_dataset)
+    assert trainer.loader.batch_index == 0
+
+
+def test_a_second_call_trains_as_many_instructions_again(tmp_path):
+    config = tiny_config(tmp_path, max_steps=-1, instructions_per_iteration=4)
+    trainer = SeRLTrainer(str(TINY_MODEL), config, tiny_seeds())
+    trainer.train()
+    after_first = weights(trainer.model)
+    trainer.train()
+    assert trainer.state.global_step > 0
+    assert any(not torch.equal(old, new) for old, new in zip(after_first, weights(trainer.model), strict=True))
+
+
+def test_a_copy_of_the_settings_keeps_the_token(tmp_path):
+    config = tiny_config(tmp_path, hub_token="hf_mine")
+    assert deepcopy(config).hub_token == "hf_mine" and deepcopy(config) == config
+
+
+def test_the_best_model_is_that_of_pass_at_1(tmp_path):
+    config = tiny_config(tmp_path, load_best_model_at_end=True, eval_strategy="steps", save_strategy="steps")
+    assert (config.metric_for_best_model, config.greater_is_better) == ("pass@1", True)

@@ -2,6 +2,7 @@
 
 import math
 import os
+from copy import deepcopy
 from dataclasses import dataclass
 
 from trl import GRPOConfig
@@ -49,6 +50,8 @@ class SeRLConfig(SelfPlaySettings, GRPOConfig):
     > - `gradient_accumulation_steps`: `None`, one optimizer step for each generation batch.
     > - `generation_batch_size`: 16 instructions of `num_generations` completions, if neither
     >   `gradient_accumulation_steps` nor `steps_per_generation` is set.
+    > - `per_device_eval_batch_size` has no effect: an evaluation samples all instructions in one call.
+    > - `metric_for_best_model`: pass@1.
     > - `use_vllm`: `None`, vLLM where it is installed, else transformers generation.
     > - `vllm_importance_sampling_mode`: `"token_truncate"`, since whole long sequences would be masked (TRL#4772).
     > - `hub_private_repo` `True`: a repository that `push_to_hub` makes is private.
@@ -94,6 +97,8 @@ class SeRLConfig(SelfPlaySettings, GRPOConfig):
         self._resolve_estimator()
         if self.lr_scheduler_type == "cosine_with_min_lr" and self.lr_scheduler_kwargs is None:
             self.lr_scheduler_kwargs = {"min_lr_rate": 0.1}
+        if self.load_best_model_at_end and self.metric_for_best_model is None:
+            self.metric_for_best_model = "pass@1"  # Trainer's default is the loss, which no evaluation here has
         # An evaluation samples all prompts at once; TRL only asks that this is a multiple of a group.
         self.per_device_eval_batch_size = self.num_generations_eval or self.num_generations
         GRPOConfig.__post_init__(self)
@@ -106,6 +111,12 @@ class SeRLConfig(SelfPlaySettings, GRPOConfig):
     def __getstate__(self) -> dict:
         """Leave the token out of every file that the settings are written to: Trainer pushes one of them."""
         return self.__dict__ | {"hub_token": None}
+
+    def __deepcopy__(self, memo: dict) -> "SeRLConfig":
+        """Return a copy with the token."""
+        copied = object.__new__(type(self))
+        copied.__dict__ = deepcopy(self.__dict__, memo)
+        return copied
 
     def _check_choices(self):
         choices = {

@@ -24,6 +24,7 @@ from .hub.run_record import make_record
 from .rewards import self_play_reward
 from .seeds import Seeds, read_seeds
 from .self_play.carriers import Group
+from .self_play.funnel import Funnel
 from .serl_config import SeRLConfig
 from .training import checks, resume
 from .training.advantages import kl_in_advantage, token_advantages
@@ -133,6 +134,7 @@ class SeRLTrainer(GRPOTrainer):
         """Train as [`~transformers.Trainer.train`] does; for errors see [`resume.resolve_checkpoint`]."""
         if resume_from_checkpoint or self.loader.batch_index == 0:
             resume_from_checkpoint = resume.resolve_checkpoint(resume_from_checkpoint, self.args)
+        self.loader.totals = Funnel()  # of this call: `instructions_per_iteration` counts them
         # A second call starts at step 0 again: no rollouts and no engine weights of the first may be taken for fresh.
         self._step, self._buffered_inputs, self._last_loaded_step = 0, None, -1
         return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
@@ -161,6 +163,8 @@ class SeRLTrainer(GRPOTrainer):
         return measured or super()._evaluate(trial, ignore_keys_for_eval, **kwargs)
 
     def _generate_and_score_completions(self, inputs):
+        if not self.model.training:
+            raise ValueError("SeRLTrainer makes no predictions. Use evaluate, with labelled instructions.")
         batch = next(self.loader)
         for name, value in batch.metrics.items():
             self._metrics["train"][name].append(value)
@@ -170,7 +174,9 @@ class SeRLTrainer(GRPOTrainer):
         start = self.accelerator.process_index * share
         rows = rows[start : start + share]
         inputs = [{"prompt": group.prompt, "vote_reward": group.vote.rewards[index]} for group, index in rows]
-        with attributes(self, {"rollout_func": lambda prompts, trainer: self._rollouts(rows)}):
+        # The engine has sampled them: TRL need not push the weights again, nor wake it up.
+        sampled = {"rollout_func": lambda *_: self._rollouts(rows), "_last_loaded_step": self.state.global_step}
+        with attributes(self, sampled):
             output = super()._generate_and_score_completions(inputs)
         if not self._corrects_by_engine:
             sampling_logps = output.pop("sampling_per_token_logps")
@@ -244,8 +250,9 @@ class SeRLTrainer(GRPOTrainer):
 
     def _run_epoch(self, *args, **kwargs):
         # A run that was killed after its last checkpoint goes on to its end without training.
-        self.control.should_training_stop = is_finished(self)
-        if not self.control.should_training_stop:
+        if is_finished(self):
+            self.control.should_training_stop = True
+        else:
             super()._run_epoch(*args, **kwargs)
 
     def _save_checkpoint(self, model, trial):

@@ -1,6 +1,7 @@
 """Log-probabilities of completions under the trainer's present weights."""
 
 import torch
+from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import pad
 
 
@@ -12,13 +13,14 @@ def token_logps(trainer, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         trainer ([`SeRLTrainer`]): The trainer.
         batch (`dict[str, Tensor]`): TRL's `prompt_ids`, `prompt_mask`, `completion_ids` and `completion_mask`.
     """
-    return trainer._get_per_token_logps_and_entropies(
-        trainer.model,
-        torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1),
-        torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1),
-        batch["completion_ids"].size(1),
-        batch_size=trainer.args.per_device_train_batch_size,
-    )[0]
+    with disable_gradient_checkpointing(trainer.model, trainer.args.gradient_checkpointing_kwargs):
+        return trainer._get_per_token_logps_and_entropies(
+            trainer.model,
+            torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1),
+            torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1),
+            batch["completion_ids"].size(1),
+            batch_size=trainer.args.per_device_train_batch_size,
+        )[0]
 
 
 def log_probabilities(trainer, rows: list[tuple[tuple[int, ...], tuple[int, ...]]]) -> list[list[float]]:
