@@ -59,18 +59,12 @@ def dataset_results(source: str, rows: Sequence[dict]) -> dict:
 
 def comparison(results: dict, baseline: dict) -> dict:
     """Return what differs in the settings, and every metric that both have, on the sources that both have."""
-    datasets = {}
+    different, datasets = setting_differences(results["settings"], baseline["settings"]), {}
     for name, other in baseline["datasets"].items():
         own = results["datasets"][name]
-        datasets[name] = {
-            metric: paired_difference(own["rows"], other["rows"], metric)
-            for metric in own["metrics"]
-            if metric in other["metrics"]
-        }
-    return {
-        "different_settings": setting_differences(results["settings"], baseline["settings"]),
-        "datasets": datasets,
-    }
+        metrics = [metric for metric in own["metrics"] if metric in other["metrics"]]
+        datasets[name] = {metric: paired_difference(own["rows"], other["rows"], metric) for metric in metrics}
+    return {"different_settings": different, "datasets": datasets}
 
 
 def card_results(dataset: str, metrics: dict[str, dict[str, float]], measured: dict) -> list[dict]:
