@@ -26,9 +26,8 @@ def read_settings(command: list[str]) -> tuple[Path, int]:
         ValueError: if the command names no `output_dir`, or a checkpoint to resume from.
     """
     parser = make_launch_parser()
-    parser.add_argument("--output_dir", "--output-dir")
-    parser.add_argument("--seed")
-    parser.add_argument("--resume_from_checkpoint", "--resume-from-checkpoint")
+    for name in ("output_dir", "seed", "resume_from_checkpoint"):
+        parser.add_argument(f"--{name}", f"--{name.replace('_', '-')}")
     options = vars(parser.parse_known_args(command)[0])
     path = recipe_arguments(options)[1:]
     config = yaml.safe_load(Path(path[0]).read_text(encoding="utf-8")) if path else {}
