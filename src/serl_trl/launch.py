@@ -3,18 +3,13 @@
 import os
 import sys
 from argparse import SUPPRESS
-from collections import deque
 from pathlib import Path
 
 from .cli import CommandParser
 
 
 def shipped(folder: str, name: str) -> Path:
-    """Return the path of a recipe or an accelerate configuration that comes with the package.
-
-    Args:
-        folder (`str`): `"recipes"` or `"accelerate_configs"`.
-        name (`str`): Without `.yaml`.
+    """Return the path of one of the package's `"recipes"` or `"accelerate_configs"`, by its name without `.yaml`.
 
     Raises:
         ValueError: if there is none of that name, with the names that there are.
@@ -53,19 +48,17 @@ def recipe_arguments(options: dict[str, str]) -> list[str]:
         ValueError: if both are given, or there is no such recipe.
     """
     if {"recipe", "config"} <= options.keys():
-        raise ValueError(
-            f"--recipe is {options['recipe']!r} and --config {options['config']!r}. Leave one of them out."
-        )
+        raise ValueError(f"--recipe is {options['recipe']!r} and --config {options['config']!r}. Leave one out.")
     path = shipped("recipes", options["recipe"]) if "recipe" in options else options.get("config")
     return ["--config", str(path)] if path else []
 
 
 def without(arguments: list[str], unknown: list[str]) -> list[str]:
     """Return the arguments that a parser knew: all but those that it left over, in the same order."""
-    known, left = [], deque(unknown)
+    known, left = [], list(unknown)
     for argument in arguments:
-        if left and argument == left[0]:
-            left.popleft()
+        if left[:1] == [argument]:
+            del left[0]
         else:
             known.append(argument)
     return known
@@ -76,8 +69,7 @@ def launch(path: str | Path, launcher: list[str], training: list[str], parser) -
 
     Args:
         path (`str` or `Path`): The accelerate configuration.
-        launcher (`list[str]`): Further arguments of `accelerate launch`.
-        training (`list[str]`): Arguments of `serl-trl train`.
+        launcher, training (`list[str]`): Further arguments of `accelerate launch`, and those of `serl-trl train`.
         parser: Ends the command if accelerate does not know an argument.
     """
     from accelerate.commands.launch import launch_command_parser

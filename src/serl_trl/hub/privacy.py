@@ -55,11 +55,7 @@ def is_token(name: str) -> bool:
 
 
 def shown_command(arguments: Sequence[str]) -> str:
-    """Return a command line as a card may show it: without tokens and home folders, other paths as given.
-
-    Args:
-        arguments (`Sequence[str]`): As in `sys.argv`.
-    """
+    """Return a command line, as in `sys.argv`, as a card may show it: without tokens and home folders."""
     script, *rest = arguments
     name = Path(script).name
     shown, token_follows = ["python", name] if name.endswith(".py") else [name], False

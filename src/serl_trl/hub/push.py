@@ -16,6 +16,7 @@ from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalToken
 
 from ..cli import COMMANDS, CommandParser, one_sentence
 from ..self_play.ledger import LEDGER_FOLDER
+from ..training.checkpoints import TRAINER_STATE_FILE
 from .card import add_repositories
 from .instructions import read_instructions, write_dataset
 from .privacy import PUBLIC_FILES
@@ -29,19 +30,14 @@ HUB_ERRORS = (HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled, htt
 
 
 def check_run(run: str | os.PathLike) -> None:
-    """Check that a folder holds a finished run.
-
-    Raises:
-        ValueError: if it does not.
-    """
+    """Raise `ValueError` if a folder holds no finished run."""
     path = Path(run)
     if not path.is_dir():
         raise ValueError(f"There is no folder {str(run)!r}. Name the output_dir of a run.")
-    has_weights = any(file for pattern in _WEIGHTS for file in path.glob(pattern))
-    missing = [name for name in ("README.md", "trainer_state.json") if not (path / name).is_file()]
-    if has_weights and not missing:
-        return
-    if has_weights and "trainer_state.json" not in missing:
+    has_model = any(file for pattern in _WEIGHTS for file in path.glob(pattern))
+    if has_model and (path / TRAINER_STATE_FILE).is_file():
+        if (path / "README.md").is_file():
+            return
         raise ValueError(
             f"{str(run)!r} has a model, but no card. Name the output_dir of the whole run; in Python, call "
             "trainer.create_model_card() after training."
@@ -55,11 +51,7 @@ def check_run(run: str | os.PathLike) -> None:
 
 
 def check_account(token: str | None = None) -> None:
-    """Check, before a run, that the Hub is reached and knows the token, by default that of the environment.
-
-    Raises:
-        ValueError: if it is not.
-    """
+    """Raise `ValueError` if the Hub is not reached or does not know the token, by default that of the environment."""
     try:
         HfApi(token=token).whoami()
     except HUB_ERRORS as error:
@@ -125,12 +117,11 @@ def push_command(
     revision: str | None = None,
 ) -> str:
     """Return the command that does the same as [`push`]; a repository is private unless `private` is `False`."""
-    parts = ["serl-trl", "push", str(run)]
-    parts += ["--hub_model_id", hub_model_id] if hub_model_id else []
-    parts += ["--hub_revision", revision] if revision else []
-    parts += ["--push_instructions"] if push_instructions else []
-    parts += ["--public"] if private is False else []
-    return shlex.join(parts)
+    options = ["--hub_model_id", hub_model_id] if hub_model_id else []
+    options += ["--hub_revision", revision] if revision else []
+    options += ["--push_instructions"] if push_instructions else []
+    options += ["--public"] if private is False else []
+    return shlex.join(["serl-trl", "push", str(run), *options])
 
 
 def push_or_exit(run: str | os.PathLike, hub_model_id: str | None, **settings) -> None:
