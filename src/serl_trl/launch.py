@@ -2,10 +2,10 @@
 
 import os
 import sys
-from argparse import SUPPRESS
+from argparse import SUPPRESS, ArgumentParser
 from pathlib import Path
 
-from .cli import CommandParser
+from .cli import command_parser
 
 
 def shipped(folder: str, name: str) -> Path:
@@ -24,9 +24,9 @@ def shipped(folder: str, name: str) -> Path:
     return path
 
 
-def make_launch_parser() -> CommandParser:
+def make_launch_parser() -> ArgumentParser:
     """Return the parser of the options that say how to train; they are read before the settings."""
-    parser = CommandParser(add_help=False, allow_abbrev=False, argument_default=SUPPRESS)
+    parser = command_parser(add_help=False, allow_abbrev=False, argument_default=SUPPRESS)
     parser.add_argument("--recipe", metavar="NAME", help="A recipe that comes with serl-trl.")
     parser.add_argument(
         "--config", metavar="PATH", help="A YAML file of settings; the command line has the last word."

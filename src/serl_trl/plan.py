@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from .cli import COMMANDS, CommandParser, one_sentence
+from .cli import COMMANDS, command_parser, one_sentence
 from .evaluation.report import table
 from .memory import GIB, ModelSizes, Workload, budget, model_sizes
 
@@ -134,7 +134,7 @@ def plan_text(args: Namespace, sizes: ModelSizes, plans: dict[str, Plan]) -> str
 
 def run(arguments: list[str] | None = None, prog: str | None = None) -> None:
     """Parse the arguments (`sys.argv` by default), print the budget and write the recipe."""
-    parser = CommandParser(prog=prog, usage="%(prog)s --model MODEL [...]", description=COMMANDS["plan"][1])
+    parser = command_parser(prog=prog, usage="%(prog)s --model MODEL [...]", description=COMMANDS["plan"][1])
     parser.add_argument(
         "--model", required=True, help="A model on the Hub, or the folder of one; no weights are read."
     )

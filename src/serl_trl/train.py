@@ -10,7 +10,7 @@ import sys
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 
-from .cli import COMMANDS, Alike, one_sentence
+from .cli import COMMANDS, command_parser, one_sentence
 from .launch import launch, make_launch_parser, recipe_arguments, shipped, without
 from .self_play.settings import setting
 
@@ -184,11 +184,9 @@ def make_parser(prog: str | None = None):
 
     from .serl_config import SeRLConfig
 
-    class TrainParser(Alike, TrlParser):
-        pass
-
-    return TrainParser(
+    return command_parser(
         (SeRLScriptArguments, SeRLConfig, ModelConfig),
+        parser_class=TrlParser,
         prog=prog,
         usage="%(prog)s [--recipe NAME | --config PATH] --seeds FILE --output_dir FOLDER ...",
         description=COMMANDS["train"][1],

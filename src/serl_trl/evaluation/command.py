@@ -4,19 +4,20 @@ import sys
 
 from transformers import HfArgumentParser
 
-from ..cli import COMMANDS, Alike, one_sentence
+from ..cli import COMMANDS, command_parser, one_sentence
 from .arguments import EvaluationArguments
 from .report import report
 
 
-class EvaluationParser(Alike, HfArgumentParser):
-    """The parser of [`EvaluationArguments`]."""
-
-
 def run(arguments: list[str] | None = None, prog: str | None = None) -> None:
     """Parse the arguments (`sys.argv` by default), evaluate and print the report."""
-    usage = "%(prog)s --model MODEL --data FILE [FILE ...] [...]"
-    parser = EvaluationParser(EvaluationArguments, prog=prog, usage=usage, description=COMMANDS["eval"][1])
+    parser = command_parser(
+        EvaluationArguments,
+        parser_class=HfArgumentParser,
+        prog=prog,
+        usage="%(prog)s --model MODEL --data FILE [FILE ...] [...]",
+        description=COMMANDS["eval"][1],
+    )
     settings = vars(parser.parse_args(arguments))
     folder = settings["output_dir"]
     try:

@@ -14,7 +14,7 @@ from huggingface_hub import HfApi, get_token
 from huggingface_hub.constants import ENDPOINT
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
-from ..cli import COMMANDS, CommandParser, one_sentence
+from ..cli import COMMANDS, command_parser, one_sentence
 from ..self_play.ledger import LEDGER_FOLDER
 from ..training.checkpoints import TRAINER_STATE_FILE
 from .card import add_repositories
@@ -160,7 +160,7 @@ def reason(error: BaseException) -> str:
 
 def run(arguments: list[str] | None = None, prog: str | None = None) -> None:
     """Parse the arguments (`sys.argv` by default) and push."""
-    parser = CommandParser(prog=prog, usage="%(prog)s RUN [...]", description=COMMANDS["push"][1])
+    parser = command_parser(prog=prog, usage="%(prog)s RUN [...]", description=COMMANDS["push"][1])
     parser.add_argument("run", metavar="RUN", help="The output_dir of a finished run.")
     parser.add_argument("--hub_model_id", help="The repository, e.g. me/mine. If unset, the folder's name.")
     parser.add_argument("--hub_revision", help="The branch of the model's repository. If unset, main.")
