@@ -26,11 +26,7 @@ from .vllm_cpu import seeded_cpu_settings
 class StandaloneSampler:
     """What an evaluation needs of a [`Sampler`], for a model by itself, which is loaded when it first samples.
 
-    Args:
-        args ([`EvaluationArguments`]): The settings.
-
-    Raises:
-        ValueError: if the model has no tokenizer.
+    `args` are [`EvaluationArguments`]. Raises `ValueError` if the model has no tokenizer.
     """
 
     rank, num_processes = 0, 1

@@ -98,9 +98,7 @@ def by_level(rows: Sequence[dict]) -> dict[str, list[dict]]:
 def paired_difference(rows: Sequence[dict], other_rows: Sequence[dict], metric: str) -> dict[str, float | int]:
     """Return by how much `rows` are better than `other_rows`, on the instructions that both have.
 
-    Args:
-        rows, other_rows: Rows of two models, with an instruction in common; a repeated one is matched in order.
-        metric (`str`): As in [`row_value`]; the numbers of completions may differ.
+    There is at least one; a repeated one is matched in order. The numbers of completions may differ.
 
     Returns:
         `dict`:

@@ -52,15 +52,9 @@ def _insert(text: str, section: str) -> str:
 
 
 def add_repositories(path: str | os.PathLike, model_id: str, dataset_id: str | None) -> None:
-    """Write into a model card where it is pushed to, and the dataset of its instructions if there is one.
+    """Write into a model card the repositories of the model and of its instructions, in place of an earlier push's.
 
-    Args:
-        path (`str` or `PathLike`): The card, which may hold an earlier push's.
-        model_id (`str`): The model's repository, e.g. `"me/mine"`.
-        dataset_id (`str`, *optional*): That of the instructions; without it, an earlier link stays.
-
-    Raises:
-        ValueError: As in [`read_card`].
+    Without a `dataset_id`, an earlier link stays. Raises `ValueError` as in [`read_card`].
     """
     card = read_card(path)
     card.text = re.sub(r'(pipeline\("text-generation", model=)"[^"]*"', rf'\1"{model_id}"', card.text)

@@ -48,12 +48,8 @@ def without_seeds(rows: list[dict], seeds: list[str]) -> tuple[list[dict], list[
     Shown is what was admitted, as it differs from every seed by the diversity filter, unless it has the whole text of
     a seed in it or in its answers; with `diversity_threshold` 1 it must differ in at least one word, too.
 
-    Args:
-        rows (`list[dict]`): Rows of the ledger.
-        seeds (`list[str]`): The run's seeds; few-shot examples that were no instructions of its own count as seeds too.
-
-    Returns:
-        Two lists of rows without the columns that hold seeds.
+    Few-shot examples that were no instructions of the run's own count as seeds too. Neither list has the columns that
+    hold seeds.
     """
     own = {row["instruction"] for row in rows if was_admitted(row)}
     shown = {text for row in rows for text in [*row["parents"], row["nearest"]] if text}  # of an earlier seeds' file

@@ -67,18 +67,15 @@ def push(
 ) -> str:
     """Push the model of a finished run with its card, and its instructions before it, if asked for.
 
-    A repository that exists keeps its visibility. What has not changed since an earlier push is not sent again.
+    A repository that exists keeps its visibility. What has not changed since an earlier push is not sent again. Returns
+    the URL of the model.
 
     Args:
         run (`str` or `PathLike`): The run's folder.
         hub_model_id (`str`, *optional*): The repository, e.g. `"me/mine"`; by default the name of the folder.
-        private (`bool`, *optional*, defaults to `True`): Whether new repositories are private; `None` asks the account.
-        push_instructions (`bool`, *optional*, defaults to `False`):
-            Whether to push the ledger without the seeds' text as a dataset, `hub_model_id` with `-instructions`.
+        private (`bool`, *optional*): Whether new repositories are private; `None` asks the account.
+        push_instructions (`bool`): Whether to push the ledger without the seeds' text, as `hub_model_id-instructions`.
         revision (`str`, *optional*): The branch of the model's repository, `main` by default.
-
-    Returns:
-        `str`: The URL of the model.
 
     Raises:
         ValueError: As in [`check_run`] and [`read_instructions`], before anything is pushed.

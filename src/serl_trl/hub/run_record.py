@@ -45,11 +45,7 @@ class RunRecord:
 
     @classmethod
     def load(cls, run: str | os.PathLike) -> "RunRecord":
-        """Return the record of a run.
-
-        Raises:
-            ValueError: if the run has none, or a broken one.
-        """
+        """Return the record of a run; raise `ValueError` if the run has none, or a broken one."""
         path = Path(run) / RECORD_FILE
         if not path.is_file():
             raise ValueError(
