@@ -27,8 +27,9 @@ def shipped(folder: str, name: str) -> Path:
 def make_launch_parser() -> ArgumentParser:
     """Return the parser of the options that say how to train; they are read before the settings."""
     parser = command_parser(add_help=False, allow_abbrev=False, argument_default=SUPPRESS)
-    parser.add_argument("--recipe", metavar="NAME", help="A recipe that comes with serl-trl.")
-    parser.add_argument(
+    settings = parser.add_mutually_exclusive_group()
+    settings.add_argument("--recipe", metavar="NAME", help="A recipe that comes with serl-trl.")
+    settings.add_argument(
         "--config", metavar="PATH", help="A YAML file of settings; the command line has the last word."
     )
     parser.add_argument(
@@ -42,13 +43,7 @@ def make_launch_parser() -> ArgumentParser:
 
 
 def recipe_arguments(options: dict[str, str]) -> list[str]:
-    """Return `--config PATH` for a recipe or a file, which are the same to TRL; nothing if there is neither.
-
-    Raises:
-        ValueError: if both are given, or there is no such recipe.
-    """
-    if {"recipe", "config"} <= options.keys():
-        raise ValueError(f"--recipe is {options['recipe']!r} and --config {options['config']!r}. Leave one out.")
+    """Return `--config PATH` for a recipe or a file, which are the same to TRL; `ValueError` for an unknown recipe."""
     path = shipped("recipes", options["recipe"]) if "recipe" in options else options.get("config")
     return ["--config", str(path)] if path else []
 

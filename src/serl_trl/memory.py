@@ -96,9 +96,9 @@ def budget(sizes: ModelSizes, work: Workload) -> dict[str, float]:
 
     The optimizer has its state, and an earlier batch of the step its gradients.
     """
-    full, all_weights = work.method == "full", sizes.linear + sizes.other
+    all_weights = sizes.linear + sizes.other
     compute = 2 if work.half else 4  # bytes of a number in matrix products
-    if full:
+    if work.method == "full":
         weights, trained, trained_bytes = 4 * all_weights, all_weights, 4
     elif work.method == "lora":
         weights, trained, trained_bytes = compute * all_weights + 4 * sizes.adapter, sizes.adapter, 4
@@ -109,7 +109,7 @@ def budget(sizes: ModelSizes, work: Workload) -> dict[str, float]:
     parts = {
         "weights": weights,
         # LoRA's reference is the base itself, with the adapter switched off.
-        "reference model": 4 * all_weights if full and work.reference else 0,
+        "reference model": 4 * all_weights if work.method == "full" and work.reference else 0,
         "optimizer": 2 * trained_bytes * trained,
         "vLLM": work.engine,
     }
