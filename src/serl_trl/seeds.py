@@ -109,15 +109,10 @@ def read_rows(
 ) -> tuple[list[dict], str, str]:
     """Return all rows of a source as they are, the column of the instructions, and the source's name for messages.
 
-    Args:
-        source, column: As in [`load_seeds`].
-        split (`str`, *optional*, defaults to `"train"`):
-            The split of a dataset on the Hub; one that has no such split gives its `train` split.
+    `source` and `column` are as in [`load_seeds`]. A dataset on the Hub without that split gives its `train` split.
 
     Raises:
-        ValueError:
-            If the file is missing, empty, broken (with the line's number) or of an unknown extension, or if no column
-            fits (the columns are listed).
+        ValueError: if a file is missing, empty, broken or of an unknown extension, or if no column fits.
     """
     name = str(source) if isinstance(source, (str, os.PathLike)) else "the dataset"
     if isinstance(source, Dataset):
@@ -132,7 +127,16 @@ def read_rows(
         )
     if not rows:
         raise ValueError(f"{name} is empty. Give it one instruction a row.")
-    return rows, _find_column(rows, column, name), name
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    if column is not None and column not in columns:
+        raise ValueError(f"{name} has no column {column!r}. Its columns are: {', '.join(columns)}.")
+    column = column or next((known for known in INSTRUCTION_COLUMNS if known in columns), None)
+    if column is None:
+        raise ValueError(
+            f"{name} has none of the columns {', '.join(INSTRUCTION_COLUMNS)}. Its columns are: {', '.join(columns)}. "
+            "Rename one, or name it: `column`, for seeds `--seeds_column`, for serl-trl eval `--data_column`."
+        )
+    return rows, column, name
 
 
 def row_instruction(row: dict, column: str, place: str) -> str | None:
@@ -156,19 +160,6 @@ def row_instruction(row: dict, column: str, place: str) -> str | None:
 def as_answer(value) -> str | None:
     """Return the text of an `answer`, which may be a number; `None` if there is none."""
     return None if value is None else str(value).strip() or None
-
-
-def _find_column(rows: list[dict], column: str | None, name: str) -> str:
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    if column is not None and column not in columns:
-        raise ValueError(f"{name} has no column {column!r}. Its columns are: {', '.join(columns)}.")
-    found = column or next((known for known in INSTRUCTION_COLUMNS if known in columns), None)
-    if found is None:
-        raise ValueError(
-            f"{name} has none of the columns {', '.join(INSTRUCTION_COLUMNS)}. Its columns are: {', '.join(columns)}. "
-            "Rename one, or name it: `column`, for seeds `--seeds_column`, for serl-trl eval `--data_column`."
-        )
-    return found
 
 
 def _as_text(value) -> str | None:

@@ -172,10 +172,5 @@ def run(arguments: list[str] | None = None, prog: str | None = None) -> None:
         check_run(args.run)
         if args.push_instructions:
             read_instructions(args.run)
-    push_or_exit(
-        args.run,
-        args.hub_model_id,
-        private=not args.public,
-        push_instructions=args.push_instructions,
-        revision=args.hub_revision,
-    )
+    settings = {"push_instructions": args.push_instructions, "revision": args.hub_revision}
+    push_or_exit(args.run, args.hub_model_id, private=not args.public, **settings)
