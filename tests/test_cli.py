@@ -77,7 +77,7 @@ TRAIN = ["train", "--recipe", "demo", "--seeds", "missing.jsonl", "--output_dir"
         ([*TRAIN, "out", "--top_k", "3"], 1, "top_k is 3, which biases"),
         (["train", "--config", "nowhere.yaml"], 1, "[Errno 2] No such file or directory: 'nowhere.yaml'"),
         (["train", "--recipe", "nowhere"], 1, "--recipe is 'nowhere'. Set it to one of demo, llama3.2_3b_8gpu,"),
-        (["train", "--recipe", "demo", "--config", "r.yaml"], 1, "--recipe is 'demo' and --config 'r.yaml'. Leave one"),
+        (["train", "--recipe", "demo", "--config", "r.yaml"], 2, "argument --config: not allowed with argument --recipe"),
         (["train", "--accelerate-config", "nowhere"], 1, "--accelerate_config is 'nowhere'. Set it to one of cpu, fsdp2,"),
         (["train", "--config", "unknown.yaml", "--seeds", "s"], 1, "unknown.yaml has --fly 1, which is no setting."),
         (["train", "--config", "broken.yaml"], 1, "while parsing a flow sequence"),

@@ -98,7 +98,7 @@ def grpo(arguments: dict) -> dict:
     config = SeRLConfig(output, **read_settings(arguments))
     seeds, template = read_seeds(arguments["seeds"]), load_template(config.prompt_template)
     prompts = [answer_prompt(instruction, template) for instruction in seeds.instructions]
-    rows = Dataset.from_dict({"prompt": prompts, "answer": seeds.answers})
+    rows = Dataset.from_dict({"prompt": prompts, "answer": list(seeds.true_answers.values())})
     # `steps_per_generation` follows from the generation batch; TRL takes one of the two.
     names = {field.name for field in fields(GRPOConfig) if field.init} - {"steps_per_generation"}
     plain = GRPOConfig(**{name: getattr(config, name) for name in names})

@@ -20,19 +20,11 @@ COMMANDS = {
 }
 
 
-class Alike:
-    """What all parsers share: defaults in the help, and one sentence for a bad argument. The first of two bases."""
-
-    def __init__(self, *dataclasses, **settings):
-        super().__init__(*dataclasses, formatter_class=ArgumentDefaultsHelpFormatter, **settings)
-
-    def error(self, message: str):
-        """Exit with code 2 and one sentence; argparse would print the usage before it."""
-        self.exit(2, f"error: {message}\n")
-
-
-class CommandParser(Alike, ArgumentParser):
-    """The parser of a command whose settings are no dataclass."""
+def command_parser(*dataclasses, parser_class: type[ArgumentParser] = ArgumentParser, **settings) -> ArgumentParser:
+    """Return a parser with defaults in its help, and one sentence for a bad argument without the usage before it."""
+    parser = parser_class(*dataclasses, formatter_class=ArgumentDefaultsHelpFormatter, **settings)
+    parser.error = lambda message: parser.exit(2, f"error: {message}\n")
+    return parser
 
 
 @contextmanager
@@ -49,8 +41,8 @@ def one_sentence() -> Iterator[None]:
 def main() -> None:
     """Run `serl-trl NAME ARGUMENTS`."""
     description = "Self-play reinforcement learning (SeRL) on TRL. `serl-trl NAME --help` lists a command's settings."
-    parser = CommandParser(prog="serl-trl", usage="%(prog)s NAME ...", description=description)
-    names = parser.add_subparsers(title="commands", metavar="NAME", dest="name", parser_class=ArgumentParser)
+    parser = command_parser(prog="serl-trl", usage="%(prog)s NAME ...", description=description)
+    names = parser.add_subparsers(title="commands", metavar="NAME", dest="name")
     for name, (_, sentence) in COMMANDS.items():
         names.add_parser(name, help=sentence, add_help=False)
     name = parser.parse_args(sys.argv[1:2] or ["--help"]).name

@@ -2,19 +2,14 @@
 
 import os
 import sys
-from argparse import SUPPRESS
-from collections import deque
+from argparse import SUPPRESS, ArgumentParser
 from pathlib import Path
 
-from .cli import CommandParser
+from .cli import command_parser
 
 
 def shipped(folder: str, name: str) -> Path:
-    """Return the path of a recipe or an accelerate configuration that comes with the package.
-
-    Args:
-        folder (`str`): `"recipes"` or `"accelerate_configs"`.
-        name (`str`): Without `.yaml`.
+    """Return the path of one of the package's `"recipes"` or `"accelerate_configs"`, by its name without `.yaml`.
 
     Raises:
         ValueError: if there is none of that name, with the names that there are.
@@ -29,11 +24,12 @@ def shipped(folder: str, name: str) -> Path:
     return path
 
 
-def make_launch_parser() -> CommandParser:
+def make_launch_parser() -> ArgumentParser:
     """Return the parser of the options that say how to train; they are read before the settings."""
-    parser = CommandParser(add_help=False, allow_abbrev=False, argument_default=SUPPRESS)
-    parser.add_argument("--recipe", metavar="NAME", help="A recipe that comes with serl-trl.")
-    parser.add_argument(
+    parser = command_parser(add_help=False, allow_abbrev=False, argument_default=SUPPRESS)
+    settings = parser.add_mutually_exclusive_group()
+    settings.add_argument("--recipe", metavar="NAME", help="A recipe that comes with serl-trl.")
+    settings.add_argument(
         "--config", metavar="PATH", help="A YAML file of settings; the command line has the last word."
     )
     parser.add_argument(
@@ -47,25 +43,17 @@ def make_launch_parser() -> CommandParser:
 
 
 def recipe_arguments(options: dict[str, str]) -> list[str]:
-    """Return `--config PATH` for a recipe or a file, which are the same to TRL; nothing if there is neither.
-
-    Raises:
-        ValueError: if both are given, or there is no such recipe.
-    """
-    if {"recipe", "config"} <= options.keys():
-        raise ValueError(
-            f"--recipe is {options['recipe']!r} and --config {options['config']!r}. Leave one of them out."
-        )
+    """Return `--config PATH` for a recipe or a file, which are the same to TRL; `ValueError` for an unknown recipe."""
     path = shipped("recipes", options["recipe"]) if "recipe" in options else options.get("config")
     return ["--config", str(path)] if path else []
 
 
 def without(arguments: list[str], unknown: list[str]) -> list[str]:
     """Return the arguments that a parser knew: all but those that it left over, in the same order."""
-    known, left = [], deque(unknown)
+    known, left = [], list(unknown)
     for argument in arguments:
-        if left and argument == left[0]:
-            left.popleft()
+        if left[:1] == [argument]:
+            del left[0]
         else:
             known.append(argument)
     return known
@@ -76,8 +64,7 @@ def launch(path: str | Path, launcher: list[str], training: list[str], parser) -
 
     Args:
         path (`str` or `Path`): The accelerate configuration.
-        launcher (`list[str]`): Further arguments of `accelerate launch`.
-        training (`list[str]`): Arguments of `serl-trl train`.
+        launcher, training (`list[str]`): Further arguments of `accelerate launch`, and those of `serl-trl train`.
         parser: Ends the command if accelerate does not know an argument.
     """
     from accelerate.commands.launch import launch_command_parser

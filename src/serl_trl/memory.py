@@ -1,11 +1,7 @@
 """What a run takes of a GPU's memory: arithmetic on the model's sizes. Checked by benchmarks/memory.py."""
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
-
-if TYPE_CHECKING:
-    from torch import nn
 
 GIB = 2**30
 # TRL computes logits in tiles of at most this many tokens and vocabulary entries (trl/kernels/chunked_logprob.py).
@@ -63,8 +59,8 @@ class Workload:
     engine: float = 0.0
 
 
-def model_sizes(model: "nn.Module", adapter: int) -> ModelSizes:
-    """Return the sizes of a model, with or without weights, and an adapter of so many weights.
+def model_sizes(model, adapter: int) -> ModelSizes:
+    """Return the sizes of a `PreTrainedModel`, with or without weights, and an adapter of so many weights.
 
     Raises:
         ValueError: for a model that the arithmetic does not hold for: one of experts, or of unknown width.
@@ -78,10 +74,8 @@ def model_sizes(model: "nn.Module", adapter: int) -> ModelSizes:
             f"The memory of a model of type {config.model_type} is not known here, but of dense decoders with an "
             "intermediate_size, such as Qwen2.5 and Llama. Begin with a recipe of similar size."
         )
-    head = model.get_output_embeddings()
-    linear = sum(
-        module.weight.numel() for module in model.modules() if isinstance(module, nn.Linear) and module is not head
-    )
+    layers = {module for module in model.modules() if isinstance(module, nn.Linear)} - {model.get_output_embeddings()}
+    linear = sum(layer.weight.numel() for layer in layers)
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return ModelSizes(
         linear=linear,
@@ -102,9 +96,9 @@ def budget(sizes: ModelSizes, work: Workload) -> dict[str, float]:
 
     The optimizer has its state, and an earlier batch of the step its gradients.
     """
-    full, all_weights = work.method == "full", sizes.linear + sizes.other
+    all_weights = sizes.linear + sizes.other
     compute = 2 if work.half else 4  # bytes of a number in matrix products
-    if full:
+    if work.method == "full":
         weights, trained, trained_bytes = 4 * all_weights, all_weights, 4
     elif work.method == "lora":
         weights, trained, trained_bytes = compute * all_weights + 4 * sizes.adapter, sizes.adapter, 4
@@ -115,7 +109,7 @@ def budget(sizes: ModelSizes, work: Workload) -> dict[str, float]:
     parts = {
         "weights": weights,
         # LoRA's reference is the base itself, with the adapter switched off.
-        "reference model": 4 * all_weights if full and work.reference else 0,
+        "reference model": 4 * all_weights if work.method == "full" and work.reference else 0,
         "optimizer": 2 * trained_bytes * trained,
         "vLLM": work.engine,
     }

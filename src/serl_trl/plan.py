@@ -5,17 +5,13 @@ from argparse import Namespace
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import yaml
 
-from .cli import COMMANDS, CommandParser, one_sentence
+from .cli import COMMANDS, command_parser, one_sentence
 from .evaluation.report import table
 from .memory import GIB, ModelSizes, Workload, budget, model_sizes
 
-
-if TYPE_CHECKING:
-    from transformers import PretrainedConfig
 
 # As PEFT's LoraConfig names them, and as a recipe does.
 LORA = {"r": 32, "lora_alpha": 64, "lora_dropout": 0.0, "target_modules": "all-linear"}
@@ -29,22 +25,18 @@ ENGINE_EXTRA = 1.5 * GIB  # vLLM's own activations and CUDA graphs
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU: its size in GB, its memory in GiB as nvidia-smi shows it, an example, and whether it computes in bfloat16."""
+    """A GPU: its memory in GiB as nvidia-smi shows it, examples, and whether it computes in bfloat16."""
 
-    size: int
     memory: float
     example: str
     bfloat16: bool = True
 
 
 GPUS = {
-    gpu.size: gpu
-    for gpu in (
-        Gpu(16, 15.0, "a T4", bfloat16=False),
-        Gpu(24, 22.5, "an L4, A10G or RTX 4090"),
-        Gpu(40, 39.5, "an A100"),
-        Gpu(80, 79.5, "an A100 or H100"),
-    )
+    16: Gpu(15.0, "a T4", bfloat16=False),
+    24: Gpu(22.5, "an L4, A10G or RTX 4090"),
+    40: Gpu(39.5, "an A100"),
+    80: Gpu(79.5, "an A100 or H100"),
 }
 
 
@@ -57,8 +49,8 @@ class Plan:
     fits: bool
 
 
-def planned_sizes(config: "PretrainedConfig", trust_remote_code: bool = False) -> ModelSizes:
-    """Return the sizes of a model and of the adapter that is planned for it, from its configuration alone."""
+def planned_sizes(config, trust_remote_code: bool = False) -> ModelSizes:
+    """Return the sizes of a model and of the adapter that is planned for it, from its `PretrainedConfig` alone."""
     from peft import LoraConfig
 
     from .engine.adapters import add_empty_adapter, empty_model
@@ -66,11 +58,6 @@ def planned_sizes(config: "PretrainedConfig", trust_remote_code: bool = False) -
     lora = LoraConfig(**LORA, task_type="CAUSAL_LM")
     adapted = add_empty_adapter(empty_model(config, trust_remote_code), lora)
     return model_sizes(empty_model(config, trust_remote_code), adapter=adapted.get_nb_trainable_parameters()[0])
-
-
-def methods(gpu: Gpu) -> tuple[str, ...]:
-    """Return the methods that the GPU can compute: TRL holds QLoRA's adapter in bfloat16, which a T4 does not have."""
-    return ("full", "lora", "qlora") if gpu.bfloat16 else ("full", "lora")
 
 
 def make_plan(sizes: ModelSizes, gpu: Gpu, method: str, completion_length: int) -> Plan:
@@ -99,7 +86,7 @@ def make_plan(sizes: ModelSizes, gpu: Gpu, method: str, completion_length: int) 
 
 
 def _engine(sizes: ModelSizes, gpu: Gpu, completion_length: int) -> float:
-    """Return vLLM's share: its weights in 16 bits and the cache of 64 sequences, in steps of 5 % of the GPU."""
+    """Return vLLM's bytes: its weights in 16 bits and the cache of 64 sequences, in steps of 5 % of the GPU."""
     cache = 64 * (PROMPT_LENGTH + completion_length) * sizes.layers * 2 * sizes.key_value * 2
     needed = 2 * (sizes.linear + sizes.other) + cache + ENGINE_EXTRA
     twentieth = gpu.memory * GIB / 20
@@ -109,20 +96,18 @@ def _engine(sizes: ModelSizes, gpu: Gpu, completion_length: int) -> float:
 def plan_settings(model: str, gpu: Gpu, plan: Plan, context: int) -> dict:
     """Return the settings of a plan that differ from the defaults."""
     work = plan.work
-    settings = {"model_name_or_path": model, "bf16" if gpu.bfloat16 else "fp16": True}
-    if not gpu.bfloat16:
-        settings["bf16"] = False
+    settings = {"model_name_or_path": model} | ({"bf16": True} if gpu.bfloat16 else {"fp16": True, "bf16": False})
     if work.method != "full":
-        settings |= {"use_peft": True, "dtype": "bfloat16" if gpu.bfloat16 else "float16"}
-        settings |= LORA_SETTINGS
+        settings |= {"use_peft": True, "dtype": "bfloat16" if gpu.bfloat16 else "float16", **LORA_SETTINGS}
     if work.method == "qlora":
         settings["load_in_4bit"] = True
-    settings |= {"max_steps": 200, "learning_rate": LEARNING_RATES[work.method]}
     settings |= {
+        "max_steps": 200,
+        "learning_rate": LEARNING_RATES[work.method],
         "per_device_train_batch_size": work.per_device_train_batch_size,
         "max_completion_length": work.completion_length,
+        "max_instruction_length": min(1024, work.completion_length),
     }
-    settings["max_instruction_length"] = min(1024, work.completion_length)
     if work.engine:
         settings["vllm_max_model_length"] = min(2 * PROMPT_LENGTH + work.completion_length, context)
         settings["vllm_gpu_memory_utilization"] = round(work.engine / GIB / gpu.memory, 2)
@@ -131,26 +116,25 @@ def plan_settings(model: str, gpu: Gpu, plan: Plan, context: int) -> dict:
     return settings | {"logging_steps": 1, "save_steps": 50}
 
 
-def plan_text(model: str, gpu: Gpu, sizes: ModelSizes, plans: dict[str, Plan]) -> str:
+def plan_text(args: Namespace, sizes: ModelSizes, plans: dict[str, Plan]) -> str:
     """Return the budget of each method as a table, in GiB."""
-    parts = [name for name in next(iter(plans.values())).parts if any(plan.parts[name] for plan in plans.values())]
-    rows = [[name, *(f"{plan.parts[name] / GIB:.1f}" for plan in plans.values())] for name in parts]
-    rows.append(["total", *(f"{sum(plan.parts.values()) / GIB:.1f}" for plan in plans.values())])
-    rows.append(
-        ["per_device_train_batch_size", *(str(plan.work.per_device_train_batch_size) for plan in plans.values())]
-    )
-    rows.append(["", *("fits" if plan.fits else "does not fit" for plan in plans.values())])
-    length = next(iter(plans.values())).work.completion_length
+    gpu, columns = GPUS[args.gpu], plans.values()
+    parts = [name for name in plans["full"].parts if any(plan.parts[name] for plan in columns)]
+    rows = [[name, *(f"{plan.parts[name] / GIB:.1f}" for plan in columns)] for name in parts]
+    rows.append(["total", *(f"{sum(plan.parts.values()) / GIB:.1f}" for plan in columns)])
+    rows.append(["per_device_train_batch_size", *(str(plan.work.per_device_train_batch_size) for plan in columns)])
+    rows.append(["", *("fits" if plan.fits else "does not fit" for plan in columns)])
     return (
-        f"{model}: {(sizes.linear + sizes.other) / 1e9:.2f} billion weights, on one GPU of {gpu.size} GB ({gpu.example}, "
-        f"{gpu.memory} GiB, {KEPT_FREE / GIB} of them kept free).\nAt the fullest moment, in GiB, for prompts of "
-        f"{PROMPT_LENGTH} and completions of {length} tokens:\n\n{table([NAMES[name] for name in plans], rows)}"
+        f"{args.model}: {(sizes.linear + sizes.other) / 1e9:.2f} billion weights, on one GPU of {args.gpu} GB "
+        f"({gpu.example}, {gpu.memory} GiB, {KEPT_FREE / GIB} of them kept free).\nAt the fullest moment, in GiB, for "
+        f"prompts of {PROMPT_LENGTH} and completions of {args.max_completion_length} tokens:\n\n"
+        f"{table([NAMES[name] for name in plans], rows)}"
     )
 
 
 def run(arguments: list[str] | None = None, prog: str | None = None) -> None:
     """Parse the arguments (`sys.argv` by default), print the budget and write the recipe."""
-    parser = CommandParser(prog=prog, usage="%(prog)s --model MODEL [...]", description=COMMANDS["plan"][1])
+    parser = command_parser(prog=prog, usage="%(prog)s --model MODEL [...]", description=COMMANDS["plan"][1])
     parser.add_argument(
         "--model", required=True, help="A model on the Hub, or the folder of one; no weights are read."
     )
@@ -174,18 +158,18 @@ def plan_and_write(args: Namespace) -> str:
 
     if find_spec("peft") is None:
         raise ValueError(
-            "PEFT is not installed, which counts an adapter's weights. Run `pip install 'serl-trl[peft]'`."
+            "PEFT, which counts an adapter's weights, is not installed. Run `pip install 'serl-trl[peft]'`."
         )
-
     gpu = GPUS[args.gpu]
     if not args.output.parent.is_dir():
         raise ValueError(f"There is no folder {str(args.output.parent)!r}. Make it, or set --output to another.")
     if args.output.exists():
         raise ValueError(f"{str(args.output)!r} is there already. Set --output to a new file.")
-    if args.method and args.method not in methods(gpu):
+    methods = [name for name in NAMES if gpu.bfloat16 or name != "qlora"]  # TRL holds QLoRA's adapter in bfloat16
+    if args.method and args.method not in methods:
         raise ValueError(
-            f"--method is {args.method} for {gpu.example}, which has no bfloat16; TRL holds QLoRA's adapter in it. Set "
-            "--method to lora."
+            f"--method is qlora for {gpu.example}, which has no bfloat16; TRL holds QLoRA's adapter in it. Set --method "
+            "to lora."
         )
     config = read_config(args.model, trust_remote_code=args.trust_remote_code)
     context = model_length(config)
@@ -199,20 +183,16 @@ def plan_and_write(args: Namespace) -> str:
             f"model's context is {context} tokens, and {PROMPT_LENGTH} are for the prompt."
         )
     sizes = planned_sizes(config, args.trust_remote_code)
-    plans = {name: make_plan(sizes, gpu, name, args.max_completion_length) for name in methods(gpu)}
-    lines = [plan_text(args.model, gpu, sizes, plans), ""]
-    fitting = [name for name, plan in plans.items() if plan.fits and args.method in (None, name)]
-    if not fitting:
+    plans = {name: make_plan(sizes, gpu, name, args.max_completion_length) for name in methods}
+    text = plan_text(args, sizes, plans)
+    fitting = next((name for name, plan in plans.items() if plan.fits and args.method in (None, name)), None)
+    if fitting is None:
         wanted = f"{NAMES[args.method]} does not fit" if args.method else "None of them fits"
-        return "\n".join([*lines, f"{wanted}. Take a larger GPU, a smaller model, or shorter completions."])
-    settings = plan_settings(args.model, gpu, plans[fitting[0]], context)
-    args.output.write_text(
-        f"# serl-trl plan: {NAMES[fitting[0]]} on {gpu.example}\n" + yaml.safe_dump(settings, sort_keys=False)
+        return f"{text}\n\n{wanted}. Take a larger GPU, a smaller model, or shorter completions."
+    recipe = yaml.safe_dump(plan_settings(args.model, gpu, plans[fitting], context), sort_keys=False)
+    args.output.write_text(f"# serl-trl plan: {NAMES[fitting]} on {gpu.example}\n{recipe}")
+    return (
+        f"{text}\n\nThe recipe for {NAMES[fitting]} is in {args.output}:\n\n"
+        f"serl-trl train --config {args.output} --accelerate_config single_gpu \\\n"
+        "    --seeds my_questions.jsonl --output_dir outputs/mine"
     )
-    lines += [
-        f"The recipe for {NAMES[fitting[0]]} is in {args.output}:",
-        "",
-        f"serl-trl train --config {args.output} --accelerate_config single_gpu \\",
-        "    --seeds my_questions.jsonl --output_dir outputs/mine",
-    ]
-    return "\n".join(lines)

@@ -4,10 +4,13 @@ import csv
 import json
 import logging
 import os
+import re
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 from datasets import Dataset, DatasetInfo, get_dataset_split_names, load_dataset
 
 from .self_play.parsing import squeeze
@@ -17,7 +20,6 @@ logger = logging.getLogger(__name__)
 
 INSTRUCTION_COLUMNS = ("prompt", "problem", "question", "instruction")
 LETTERS = "ABCDEFGHIJ"  # of the options of a multiple-choice question; as many as `answer_format="choice"` reads
-_READERS = {}  # file extension -> function from the path to its rows
 
 
 @dataclass(frozen=True)
@@ -25,19 +27,19 @@ class Seeds:
     """The user's instructions, as they are carried from where they are read to where they are used.
 
     Attributes:
-        instructions (`list[str]`): Texts as written, no two alike but for white space.
-        answers (`list[str | None]`): The true answer of each, `None` where there is none.
+        true_answers (`dict[str, str | None]`):
+            The true answer, `None` where there is none, of each instruction; texts as written, no two alike but for
+            white space.
         name (`str`): Name of the file without its folders, or of the dataset.
     """
 
-    instructions: list[str]
-    answers: list[str | None]
+    true_answers: dict[str, str | None]
     name: str
 
     @property
-    def true_answers(self) -> dict[str, str | None]:
-        """The true answer of each instruction."""
-        return dict(zip(self.instructions, self.answers, strict=True))
+    def instructions(self) -> list[str]:
+        """The texts."""
+        return list(self.true_answers)
 
 
 def load_seeds(source: str | os.PathLike | Dataset | list[str], column: str | None = None) -> Dataset:
@@ -59,13 +61,12 @@ def load_seeds(source: str | os.PathLike | Dataset | list[str], column: str | No
             dataset's `info.dataset_name` is the name of the source.
 
     Raises:
-        ValueError:
-            As in [`read_rows`] and [`row_instruction`], or if no instruction is left.
+        ValueError: As in [`read_rows`] and [`row_instruction`], or if no instruction is left.
     """
     seeds = read_seeds(source, column)
     columns = {"instruction": seeds.instructions}
-    if any(seeds.answers):
-        columns["answer"] = seeds.answers
+    if any(seeds.true_answers.values()):
+        columns["answer"] = list(seeds.true_answers.values())
     return Dataset.from_dict(columns, info=DatasetInfo(dataset_name=seeds.name))
 
 
@@ -91,7 +92,7 @@ def read_seeds(source, column: str | None = None) -> Seeds:
         logger.warning(f"{name}: {left_out.total()} of {len(rows)} rows left out ({counts}).")
     if not answers:
         raise ValueError(f"{name} has no instruction in its column {column!r}. Give it one text a row.")
-    return Seeds(list(answers), list(answers.values()), source_name(source))
+    return Seeds(answers, source_name(source))
 
 
 def source_name(source) -> str:
@@ -108,15 +109,10 @@ def read_rows(
 ) -> tuple[list[dict], str, str]:
     """Return all rows of a source as they are, the column of the instructions, and the source's name for messages.
 
-    Args:
-        source, column: As in [`load_seeds`].
-        split (`str`, *optional*, defaults to `"train"`):
-            The split of a dataset on the Hub; one that has no such split gives its `train` split.
+    `source` and `column` are as in [`load_seeds`]. A dataset on the Hub without that split gives its `train` split.
 
     Raises:
-        ValueError:
-            If the file is missing, empty, broken (with the line's number) or of an unknown extension, or if no column
-            fits (the columns are listed).
+        ValueError: if a file is missing, empty, broken or of an unknown extension, or if no column fits.
     """
     name = str(source) if isinstance(source, (str, os.PathLike)) else "the dataset"
     if isinstance(source, Dataset):
@@ -131,7 +127,16 @@ def read_rows(
         )
     if not rows:
         raise ValueError(f"{name} is empty. Give it one instruction a row.")
-    return rows, _find_column(rows, column, name), name
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    if column is not None and column not in columns:
+        raise ValueError(f"{name} has no column {column!r}. Its columns are: {', '.join(columns)}.")
+    column = column or next((known for known in INSTRUCTION_COLUMNS if known in columns), None)
+    if column is None:
+        raise ValueError(
+            f"{name} has none of the columns {', '.join(INSTRUCTION_COLUMNS)}. Its columns are: {', '.join(columns)}. "
+            "Rename one, or name it: `column`, for seeds `--seeds_column`, for serl-trl eval `--data_column`."
+        )
+    return rows, column, name
 
 
 def row_instruction(row: dict, column: str, place: str) -> str | None:
@@ -157,64 +162,19 @@ def as_answer(value) -> str | None:
     return None if value is None else str(value).strip() or None
 
 
-def _find_column(rows: list[dict], column: str | None, name: str) -> str:
-    columns = list(dict.fromkeys(key for row in rows for key in row))
-    if column is not None and column not in columns:
-        raise ValueError(f"{name} has no column {column!r}. Its columns are: {', '.join(columns)}.")
-    found = column or next((known for known in INSTRUCTION_COLUMNS if known in columns), None)
-    if found is None:
-        raise ValueError(
-            f"{name} has none of the columns {', '.join(INSTRUCTION_COLUMNS)}. Its columns are: "
-            f"{', '.join(columns)}. Rename one, or name it: `column`, for seeds `--seeds_column`, for serl-trl eval `--data_column`."
-        )
-    return found
-
-
 def _as_text(value) -> str | None:
     """Return a text, or the content of a conversation of one user message; `None` for anything else."""
-    if isinstance(value, list) and len(value) == 1 and isinstance(value[0], dict):
-        value = value[0].get("content")
-    if not isinstance(value, str):
-        return None
-    try:
-        value.encode("utf-8")
-    except UnicodeEncodeError:  # half of a surrogate pair, which no tokenizer or file takes
-        return None
-    return value
-
-
-def _read_source(source: str, split: str) -> list[dict]:
-    path = Path(source)
-    extension = path.suffix.lower()
-    if not path.exists() and (extension in _READERS or source.startswith((".", "/", "~")) or source.count("/") > 1):
-        raise ValueError(f"There is no file {source!r}. Check its path.")
-    if not path.exists():
-        try:
-            if split != "train" and split not in get_dataset_split_names(source):
-                split = "train"
-            return load_dataset(source, split=split).to_list()
-        except Exception as error:  # whatever the Hub, the network or the dataset's own files may bring
-            raise ValueError(
-                f"{source!r} is no file here, and can't be loaded from the Hub ({type(error).__name__}: {error})."
-            ) from error
-    if extension not in _READERS or not path.is_file():
-        raise ValueError(f"Instructions can't be read from {source!r}. Use a file that ends in {', '.join(_READERS)}.")
-    if path.stat().st_size == 0:
-        raise ValueError(f"{source} is empty. Give it one instruction a row.")
-    try:
-        return _READERS[extension](path)
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{source} is not UTF-8 ({error}). Save it as UTF-8.") from error
-    except (csv.Error, RecursionError) as error:
-        raise ValueError(f"{source} can't be read ({error}). Check that it is what its name says.") from error
+    match value:
+        case str(text) | [{"content": str(text)}]:
+            # Half of a surrogate pair is taken by no tokenizer or file.
+            return None if re.search("[\ud800-\udfff]", text) else text
+    return None
 
 
 def _read_jsonl(path: Path) -> list[dict]:
-    rows = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").split("\n"), start=1):
-        if line.strip():
-            rows.append(_as_row(_decode(line, path, number), path, number))
-    return rows
+    lines = path.read_text(encoding="utf-8-sig").split("\n")
+    numbered = [(number, line) for number, line in enumerate(lines, start=1) if line.strip()]
+    return [_as_row(_decode(line, path, number), path, number) for number, line in numbered]
 
 
 def _read_json(path: Path) -> list[dict]:
@@ -245,23 +205,41 @@ def _read_csv(path: Path) -> list[dict]:
 
 
 def _read_parquet(path: Path) -> list[dict]:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        return pyarrow.parquet.read_table(path).to_pylist()
-    except pyarrow.ArrowInvalid as error:
-        raise ValueError(f"{path} is not a Parquet file ({error}). Export it again.") from error
+    return pq.read_table(path).to_pylist()
 
 
 def _read_text(path: Path) -> list[dict]:
     return [{"instruction": line} for line in path.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
 
 
-_READERS |= {
+_READERS = {
     ".jsonl": _read_jsonl,
     ".json": _read_json,
     ".csv": _read_csv,
     ".parquet": _read_parquet,
     ".txt": _read_text,
 }
+
+
+def _read_source(source: str, split: str) -> list[dict]:
+    path = Path(source)
+    extension = path.suffix.lower()
+    if not path.exists():
+        if extension in _READERS or source.startswith((".", "/", "~")) or source.count("/") > 1:
+            raise ValueError(f"There is no file {source!r}. Check its path.")
+        try:
+            if split != "train" and split not in get_dataset_split_names(source):
+                split = "train"
+            return load_dataset(source, split=split).to_list()
+        except Exception as error:  # whatever the Hub, the network or the dataset's own files may bring
+            raise ValueError(
+                f"{source!r} is no file here, and can't be loaded from the Hub ({type(error).__name__}: {error})."
+            ) from error
+    if extension not in _READERS or not path.is_file():
+        raise ValueError(f"Instructions can't be read from {source!r}. Use a file that ends in {', '.join(_READERS)}.")
+    try:
+        return _READERS[extension](path)
+    except (UnicodeDecodeError, csv.Error, pa.ArrowInvalid, RecursionError) as error:
+        raise ValueError(
+            f"{source} can't be read ({error}). Make it what its name says; texts are in UTF-8."
+        ) from error

@@ -7,37 +7,27 @@ has the last word.
 import os
 import shlex
 import sys
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 
-from .cli import COMMANDS, Alike, one_sentence
+from .cli import COMMANDS, command_parser, one_sentence
 from .launch import launch, make_launch_parser, recipe_arguments, shipped, without
+from .self_play.settings import setting
 
 
 @dataclass
 class SeRLScriptArguments:
-    """What the script needs beside the trainer's and the model's settings.
+    """What the script needs beside the trainer's and the model's settings."""
 
-    Args:
-        seeds (`str`): See [`load_seeds`].
-        seeds_column (`str`, *optional*): See [`load_seeds`].
-        eval_data (`str`, *optional*): Instructions with an `answer` column, for accuracy during training.
-        push_instructions (`bool`): With `push_to_hub`, push the ledger as a dataset too, without the seeds' text.
-        merge (`bool`): Whether to save an adapter merged into its base model, too; see [`adapters.save_merged`].
-    """
-
-    seeds: str = field(
-        metadata={"help": "Your questions: a .jsonl, .json, .csv, .parquet or .txt file, or a dataset on the Hub."}
+    seeds: str = setting(
+        MISSING, "Your questions: a .jsonl, .json, .csv, .parquet or .txt file, or a dataset on the Hub."
     )
-    seeds_column: str | None = field(default=None, metadata={"help": "Column of the questions, if it is not found."})
-    eval_data: str | None = field(default=None, metadata={"help": "Questions with answers, to measure accuracy on."})
-    push_instructions: bool = field(
-        default=False,
-        metadata={"help": "Also push what the model wrote, without the seeds' text, as HUB_MODEL_ID-instructions."},
+    seeds_column: str | None = setting(None, "Column of the questions, if it is not found.")
+    eval_data: str | None = setting(None, "Questions with answers, to measure accuracy on.")
+    push_instructions: bool = setting(
+        False, "Also push what the model wrote, without the seeds' text, as HUB_MODEL_ID-instructions."
     )
-    merge: bool = field(
-        default=False, metadata={"help": "Also save the model with the adapter merged in, in output_dir/_merged."}
-    )
+    merge: bool = setting(False, "Also save the model with the adapter merged in, in output_dir/_merged.")
 
 
 def main(script_args, training_args, model_args):
@@ -52,8 +42,7 @@ def main(script_args, training_args, model_args):
     from .training.summary import StepLines, summarize
 
     if training_args.hub_token:
-        # For all that the Hub is asked for, the model to start with too.
-        os.environ["HF_TOKEN"] = training_args.hub_token
+        os.environ["HF_TOKEN"] = training_args.hub_token  # for all that the Hub is asked for, the first model too
     with one_sentence():
         trainer = make_trainer(script_args, training_args, model_args)
 
@@ -171,11 +160,7 @@ def make_trainer(script_args, training_args, model_args):
 
 
 def check_push(script_args, training_args) -> None:
-    """Check before the model is loaded what a push at the end needs.
-
-    Raises:
-        ValueError: if the settings don't go together, or the Hub is not reached with a token that it knows.
-    """
+    """Raise `ValueError` if the settings of a push don't go together, or the Hub is not reached with a known token."""
     from .hub.privacy import check_outside
     from .hub.push import check_account
 
@@ -199,11 +184,9 @@ def make_parser(prog: str | None = None):
 
     from .serl_config import SeRLConfig
 
-    class TrainParser(Alike, TrlParser):
-        pass
-
-    return TrainParser(
+    return command_parser(
         (SeRLScriptArguments, SeRLConfig, ModelConfig),
+        parser_class=TrlParser,
         prog=prog,
         usage="%(prog)s [--recipe NAME | --config PATH] --seeds FILE --output_dir FOLDER ...",
         description=COMMANDS["train"][1],
@@ -228,8 +211,7 @@ def run(arguments: list[str] | None = None, prog: str | None = None) -> None:
             raise ValueError(f"{recipe[1]} has {' '.join(unknown_in_recipe)}, which is no setting. Leave it out.")
         if accelerate_config:
             chosen = ["--recipe", options["recipe"]] if "recipe" in options else recipe
-            training = [*chosen, *without(settings, unknown)]
-            launch(accelerate_config, unknown, training, parser)
+            launch(accelerate_config, unknown, [*chosen, *without(settings, unknown)], parser)
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     main(*parsed)

@@ -226,7 +226,7 @@ def test_an_adapter_is_merged_into_its_base(tmp_path):
     ],
 )  # fmt: skip
 def test_bad_input_ends_in_one_sentence_before_a_model_is_loaded(tmp_path, capsys, monkeypatch, changes, message):
-    monkeypatch.setattr("serl_trl.evaluation.job.complete", None)
+    monkeypatch.setattr("serl_trl.evaluation.job.sample_missing", None)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(SystemExit, match=f"error: .*{message}"):
         run(command(settings(tmp_path, **changes))[2:])

@@ -174,17 +174,3 @@ def test_paired_differences_match_by_instruction():
     theirs = [row([1, 1], instruction="a"), row([1, 1], instruction="c"), row([0, 0], instruction="a")]
     result = paired_difference(ours, theirs, "pass@1")  # the second "a" is matched with the second
     assert (result["difference"], result["instructions"], result["left_out"]) == (0.25, 2, 2)
-    with pytest.raises(ValueError, match="no instruction in common"):
-        paired_difference(ours[1:2], theirs, "pass@1")
-
-
-@pytest.mark.parametrize("metric", ["pass@3", "pass@0", "best@1", "pass", "maj@x"])
-def test_other_metrics_are_refused(metric):
-    with pytest.raises(ValueError, match="There is no metric '.*' of 2 completions. Use one of pass@1"):
-        row_value(row([1, 0]), metric)
-
-
-def test_rows_must_have_as_many_completions():
-    for rows in ([], [row([1]), row([1, 0])]):
-        with pytest.raises(ValueError, match="Give at least one row"):
-            summarize(rows)

@@ -41,11 +41,7 @@ def read_config(model: str, revision: str | None = None, trust_remote_code: bool
 
 
 def read_tokenizer(model: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
-    """Return the tokenizer of a model given by name, that of its base if it is an adapter without its own.
-
-    Raises:
-        ValueError: if there is none.
-    """
+    """Return the tokenizer of a model by name, of its base if it is an adapter without its own; `ValueError` if none."""
     source = model if (Path(model) / "tokenizer_config.json").is_file() else base_model(model) or model
     try:
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)

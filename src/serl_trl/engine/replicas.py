@@ -17,10 +17,7 @@ from ..self_play.carriers import Completion
 class Replicas:
     """An engine (see `standalone.py`) that shares the prompts out to replicas of another.
 
-    Args:
-        load (`Callable`): What loads the engine, in each process.
-        count (`int`): How many replicas to start.
-        num_gpus (`int`): GPUs of each.
+    There are `count` replicas, each of which calls `load` in its process and has `num_gpus` GPUs.
     """
 
     def __init__(self, load: Callable, count: int, num_gpus: int):

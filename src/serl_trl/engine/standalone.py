@@ -26,11 +26,7 @@ from .vllm_cpu import seeded_cpu_settings
 class StandaloneSampler:
     """What an evaluation needs of a [`Sampler`], for a model by itself, which is loaded when it first samples.
 
-    Args:
-        args ([`EvaluationArguments`]): The settings.
-
-    Raises:
-        ValueError: if the model has no tokenizer.
+    `args` are [`EvaluationArguments`]. Raises `ValueError` if the model has no tokenizer.
     """
 
     rank, num_processes = 0, 1
@@ -79,20 +75,24 @@ class StandaloneSampler:
         return self._opened.enter_context(closing(replicas))
 
 
+def _device() -> torch.device:
+    """Return the accelerator that is here; a build of torch for GPUs may run where there is none."""
+    return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+
+
 def derived_seed(seed: int, number: int) -> int:
     """Return the seed of one prompt's completions, far from that of every other prompt."""
     return int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
 
 
 def _load_model(args) -> PreTrainedModel:
-    kwargs = {"dtype": args.dtype, "trust_remote_code": args.trust_remote_code}
     load = AutoModelForCausalLM.from_pretrained if base_model(args.model) is None else load_merged
-    return load(args.model, **kwargs)
+    return load(args.model, dtype=args.dtype, trust_remote_code=args.trust_remote_code)
 
 
 def load_transformers(args, tokenizer: PreTrainedTokenizerBase) -> Callable:
     """Load the model into transformers."""
-    model = _load_model(args).to(torch.accelerator.current_accelerator() or "cpu").eval()
+    model = _load_model(args).to(_device()).eval()
     # The model's own generation settings, such as top_k or repetition_penalty, apply in neither engine nor training.
     model.generation_config = GenerationConfig(
         eos_token_id=eos_tokens(tokenizer, model.generation_config.eos_token_id),
@@ -110,14 +110,14 @@ def _sample_transformers(args, model, tokenizer, prompt_ids, num_completions, do
     groups = max(args.batch_size // num_completions, 1)
     for start in range(0, len(prompt_ids), groups):
         batch = prompt_ids[start : start + groups]
-        if all(start + row in done for row in range(len(batch))):
+        missing = set(range(len(batch))) - {number - start for number in done}
+        if not missing:
             continue
         with torch.random.fork_rng([model.device] if model.device.type == "cuda" else []):
             torch.manual_seed(derived_seed(args.seed, start))
             completions = _generate(model, tokenizer, batch, num_completions)
-        for row in range(len(batch)):
-            if start + row not in done:
-                yield start + row, completions[row * num_completions : (row + 1) * num_completions]
+        for row in sorted(missing):
+            yield start + row, completions[row * num_completions : (row + 1) * num_completions]
 
 
 @torch.inference_mode()
@@ -135,8 +135,7 @@ def _generate(model, tokenizer, batch: list[list[int]], num_completions: int) ->
 def load_vllm(args, tokenizer: PreTrainedTokenizerBase, model: str, max_length: int) -> Callable:
     """Load a model into vLLM; `max_length` is the longest prompt with its completion, in tokens."""
     os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # Ctrl-C would end its process in a traceback
-    on_cpu = torch.accelerator.current_accelerator() is None
-    settings = (seeded_cpu_settings(max_length) if on_cpu else {}) | {
+    settings = (seeded_cpu_settings(max_length) if _device().type == "cpu" else {}) | {
         "dtype": args.dtype,
         "max_model_len": max_length,
         "gpu_memory_utilization": args.vllm_gpu_memory_utilization,

@@ -17,16 +17,14 @@ def load_labelled(
     Unlike [`load_seeds`], it leaves nothing out: a row that cannot be used is an error.
 
     Args:
-        source: As in [`load_seeds`]; of a dataset on the Hub the `test` split, if it has one.
-        column (`str`, *optional*): The column of the instructions, as in [`load_seeds`].
+        source, column: As in [`load_seeds`]; of a dataset on the Hub the `test` split, if it has one.
         answer_format (`str`, *optional*, defaults to `"math"`): See [`parse_answer`].
 
     Returns:
         `list[dict]`: `{"instruction": text, "level": text or None, "true_answer": text as written}` for each row.
 
     Raises:
-        ValueError:
-            As in [`read_rows`], or with the first row that has no instruction, or no answer that can be read.
+        ValueError: As in [`read_rows`], or with the first row that has no instruction, or no answer that can be read.
     """
     rows, column, name = read_rows(source, column, split="test")
     if not any("answer" in row for row in rows):
@@ -39,17 +37,12 @@ def load_labelled(
         if instruction is None or not instruction.strip():
             raise ValueError(f"{place}: its {column!r} is {row.get(column)!r}. Give it a text.")
         true_answer, level = as_answer(row.get("answer")), row.get("level")
+        level = None if level is None else str(level).removeprefix("Level ")  # MATH writes "Level 5"
         try:
             _check_answer(true_answer, row.get("options"), answer_format)
         except ValueError as error:
             unreadable.append(f"{place}, {instruction!r}: {error}")
-        labelled.append(
-            {
-                "instruction": instruction,
-                "level": None if level is None else str(level).removeprefix("Level "),  # MATH writes "Level 5"
-                "true_answer": true_answer,
-            }
-        )
+        labelled.append({"instruction": instruction, "level": level, "true_answer": true_answer})
     if unreadable:
         raise ValueError(f"{unreadable[0]} So it is with {len(unreadable)} of {len(rows)} rows.")
     return labelled

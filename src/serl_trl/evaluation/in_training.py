@@ -34,12 +34,7 @@ def evaluate_trainer(trainer, rows: Dataset, prefix: str = "eval") -> dict[str, 
 
     What is logged as `eval_pass@1`, `eval_pass@1_low` and `eval_pass@1_high` is `eval/pass@1` and so on in TensorBoard and
     other trackers. Sampling draws from generators of its own, so that training goes on as if there had been no evaluation;
-    a vLLM server has its generators to itself.
-
-    Args:
-        trainer ([`SeRLTrainer`]): The trainer; `num_generations_eval` completions are sampled of each instruction.
-        rows ([`~datasets.Dataset`]): From [`labelled_rows`].
-        prefix (`str`): What the names of the metrics begin with.
+    a vLLM server has its generators to itself. `rows` are from [`labelled_rows`].
     """
     args, sampler = trainer.args, trainer.loader.sampler
     num_samples = args.num_generations_eval or args.num_generations

@@ -17,6 +17,7 @@ Every completion counts: without a readable answer it is wrong, never absent.
 import math
 from collections import Counter
 from collections.abc import Sequence
+from statistics import mode
 
 import numpy as np
 
@@ -38,19 +39,14 @@ def row_value(row: dict, metric: str) -> float:
       1 - C(n - c, k) / C(n, k) with c right ones (Chen et al., arXiv 2107.03374). `pass@1` is the share of right ones.
     - `"maj@k"`: the probability that the majority of k is right, as the mean over the disjoint runs of k completions.
     - `"unparsed"`, `"truncated"`: the share of completions that abstain, and of those among them that were cut off.
-
-    Raises:
-        ValueError: if there is no such metric, or the row has fewer than k completions.
     """
     n = len(row["correct"])
     if metric == "unparsed":
         return row["classes"].count(None) / n
     if metric == "truncated":
         return sum(row["truncated"]) / n
-    kind, _, k = metric.partition("@")
-    if kind not in ("pass", "maj") or not k.isdecimal() or not 1 <= int(k) <= n:
-        raise ValueError(f"There is no metric {metric!r} of {n} completions. Use one of {', '.join(metric_names(n))}.")
-    k = int(k)
+    kind, _, number = metric.partition("@")
+    k = int(number)
     if kind == "pass":
         draws = math.comb(n, k)
         return (draws - math.comb(n - sum(row["correct"]), k)) / draws
@@ -64,11 +60,8 @@ def majority_is_right(classes: Sequence[int | None], correct: Sequence[int]) -> 
     Unlike the vote of training, which needs two completions that agree, a single answer is a majority too: maj@1 is
     pass@1. Completions that abstain have no vote; if all do, the majority is wrong.
     """
-    sizes = Counter(number for number in classes if number is not None)
-    if not sizes:
-        return False
-    largest = max(sizes, key=sizes.get)  # a Counter keeps the order of appearance
-    return bool(correct[classes.index(largest)])
+    votes = [number for number in classes if number is not None]
+    return bool(votes and correct[classes.index(mode(votes))])
 
 
 def bootstrap_interval(values: Sequence[float], seed: int = 0) -> tuple[float, float]:
@@ -86,14 +79,10 @@ def bootstrap_interval(values: Sequence[float], seed: int = 0) -> tuple[float, f
 def summarize(rows: Sequence[dict]) -> dict[str, dict[str, float]]:
     """Return every metric of the rows, `{"pass@1": {"value": 0.5, "low": 0.4, "high": 0.6}, ...}`, all in [0, 1].
 
-    Raises:
-        ValueError: if there are no rows, or they differ in the number of completions.
+    There is at least one row, and all have as many completions.
     """
-    sizes = sorted({len(row["correct"]) for row in rows})
-    if len(sizes) != 1:
-        raise ValueError(f"The rows have {sizes} completions. Give at least one row, all with as many completions.")
     summary = {}
-    for metric in metric_names(sizes[0]):
+    for metric in metric_names(len(rows[0]["correct"])):
         values = [row_value(row, metric) for row in rows]
         low, high = bootstrap_interval(values)
         summary[metric] = {"value": sum(values) / len(values), "low": low, "high": high}
@@ -109,23 +98,16 @@ def by_level(rows: Sequence[dict]) -> dict[str, list[dict]]:
 def paired_difference(rows: Sequence[dict], other_rows: Sequence[dict], metric: str) -> dict[str, float | int]:
     """Return by how much `rows` are better than `other_rows`, on the instructions that both have.
 
-    Args:
-        rows, other_rows: Rows of two models; a repeated instruction is matched in order.
-        metric (`str`): As in [`row_value`]; the numbers of completions may differ.
+    There is at least one; a repeated one is matched in order. The numbers of completions may differ.
 
     Returns:
         `dict`:
             `difference` in [-1, 1] with its interval from `low` to `high` (a bootstrap over matched instructions, so
             that what is hard for both cancels out), the number of `instructions` compared, and `left_out`, the
             number of rows on either side without a match.
-
-    Raises:
-        ValueError: if they have no instruction in common.
     """
     own, other = _by_instruction(rows), _by_instruction(other_rows)
     common = [key for key in own if key in other]
-    if not common:
-        raise ValueError("The results have no instruction in common. Compare results on the same data.")
     differences = [row_value(own[key], metric) - row_value(other[key], metric) for key in common]
     low, high = bootstrap_interval(differences)
     return {

@@ -9,15 +9,9 @@ from huggingface_hub import EvalResult, ModelCard
 
 
 def read_card(path: str | os.PathLike) -> ModelCard:
-    """Return the model card.
-
-    Raises:
-        ValueError: if there is none, or its metadata can't be read.
-    """
+    """Return the model card; raise `ValueError` if there is none, or its metadata can't be read."""
     if not Path(path).is_file():
-        raise ValueError(
-            f"There is no model card {str(path)!r}. Use the folder of a trained model, which holds its card."
-        )
+        raise ValueError(f"There is no model card {str(path)!r}. Use the folder of a trained model.")
     return ModelCard.load(path)
 
 

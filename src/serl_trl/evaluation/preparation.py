@@ -28,7 +28,7 @@ class LabelledData:
         prompt_ids (`list[list[int]]`): The tokens of each row's prompt.
         path (`Path`): The file of its samples.
         settings (`dict`): What they depend on.
-        done (`dict[int, dict]`): What an interrupted evaluation has sampled, by the number of the row.
+        samples (`dict[int, dict]`): The samples by the number of the row: at first, those of an interrupted evaluation.
     """
 
     source: str
@@ -36,29 +36,20 @@ class LabelledData:
     prompt_ids: list[list[int]]
     path: Path
     settings: dict
-    done: dict[int, dict]
+    samples: dict[int, dict]
 
 
-@dataclass(frozen=True)
-class Job:
-    """An evaluation that can begin: its settings, the data by name, and the results to compare with, if any."""
+def prepare(args: EvaluationArguments) -> tuple[StandaloneSampler, dict, dict[str, LabelledData], dict | None]:
+    """Return the sampler, the settings for the results, the data by name, and the results to compare with, if any.
 
-    args: EvaluationArguments
-    sampler: StandaloneSampler
-    settings: dict
-    datasets: dict[str, LabelledData]
-    baseline: dict | None
-
-
-def prepare(args: EvaluationArguments) -> Job:
-    """Return the evaluation, checked; raise `ValueError` if data, model, settings and `output_dir` don't go together."""
+    Raises:
+        ValueError: if data, model, settings and `output_dir` don't go together.
+    """
     names = [data_name(source) for source in args.data]
     if len(set(names)) < len(names):
         raise ValueError(f"Two of data have the same name: {', '.join(names)}. Rename one, or evaluate it apart.")
-    labelled = {
-        name: load_labelled(source, args.data_column, args.answer_format)
-        for name, source in zip(names, args.data, strict=True)
-    }
+    sources = dict(zip(names, args.data, strict=True))
+    labelled = {n: load_labelled(source, args.data_column, args.answer_format) for n, source in sources.items()}
     baseline = _read_baseline(args.compare, labelled) if args.compare else None
     if args.write_card:
         read_card(Path(args.model) / "README.md")
@@ -68,21 +59,18 @@ def prepare(args: EvaluationArguments) -> Job:
     check_chat_template(sampler.tokenizer, args.model)
     settings = _settings(args, config, template.answer_request)
     datasets = {}
-    for source, (name, rows) in zip(args.data, labelled.items(), strict=True):
+    for name, rows in labelled.items():
         prompt_ids = sampler.tokenize([answer_prompt(row["instruction"], template) for row in rows])
-        _check_lengths(prompt_ids, rows, name, config, args.max_completion_length)
+        _check_lengths(prompt_ids, rows, name, model_length(config), args.max_completion_length)
         digest = hashlib.sha256(json.dumps([row["instruction"] for row in rows]).encode()).hexdigest()
         own = settings | {"instructions": len(rows), "instructions_sha256": digest}
         path = Path(args.output_dir) / f"{name}.jsonl"
-        datasets[name] = LabelledData(source, rows, prompt_ids, path, own, read_samples(path, own))
+        datasets[name] = LabelledData(sources[name], rows, prompt_ids, path, own, read_samples(path, own))
     settings |= {"answer_format": args.answer_format, "serl_trl": __version__}
-    return Job(args, sampler, settings, datasets, baseline)
+    return sampler, settings, datasets, baseline
 
 
-def _check_lengths(
-    prompt_ids: list[list[int]], rows: list[dict], name: str, config: PretrainedConfig, max_completion_length: int
-) -> None:
-    context = model_length(config)
+def _check_lengths(prompt_ids: list, rows: list[dict], name: str, context: int, max_completion_length: int) -> None:
     longest = max(range(len(rows)), key=lambda number: len(prompt_ids[number]))
     room = context - len(prompt_ids[longest])
     if max_completion_length > room:
@@ -112,9 +100,7 @@ def _read_baseline(path: str, labelled: dict[str, list[dict]]) -> dict:
         instructions = {name: {r["instruction"] for r in d["rows"]} for name, d in baseline["datasets"].items()}
     except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"compare is {path!r}, which is no results.json of an evaluation ({error}).") from error
-    common = [
-        name for name, rows in labelled.items() if any(r["instruction"] in instructions.get(name, ()) for r in rows)
-    ]
+    common = [n for n, rows in labelled.items() if any(r["instruction"] in instructions.get(n, ()) for r in rows)]
     if not common:
         raise ValueError(
             f"compare is {path!r}, with results on {', '.join(instructions)}, which share no instruction with "

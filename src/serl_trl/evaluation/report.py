@@ -61,10 +61,9 @@ def _metric_lines(datasets: dict[str, dict]) -> list[list[str]]:
 
 def _difference_lines(datasets: dict[str, dict]) -> list[list[str]]:
     columns = list(datasets.values())
-    metrics = dict.fromkeys(metric for column in columns for metric in column)
     counts = [next(iter(column.values())) for column in columns]
     lines = [[name.replace("_", " "), *(str(c[name]) for c in counts)] for name in ("instructions", "left_out")]
-    for metric in metrics:
+    for metric in dict.fromkeys(metric for column in columns for metric in column):
         found = [column.get(metric) for column in columns]
         lines.append([metric, *(_percent(f, "difference", "+") if f else "" for f in found)])
     return lines

@@ -22,26 +22,20 @@ def score(
         ValueError: if the true answer cannot be read.
     """
     answers = read_answers(completions, truncated, answer_format)
-    classes: list[int | None] = [None] * len(answers)
-    for number, members in enumerate(answer_classes(answers)):
-        for member in members:
-            classes[member] = number
+    number_of = {member: number for number, members in enumerate(answer_classes(answers)) for member in members}
     true_answer = parse_true_answer(labelled["true_answer"], answer_format)
     return labelled | {
         "answers": [None if answer is None else answer.text for answer in answers],
         "correct": [int(answer is not None and answers_equal(true_answer, answer)) for answer in answers],
-        "classes": classes,
+        "classes": [number_of.get(index) for index in range(len(answers))],
         "truncated": list(truncated or [False] * len(completions)),
     }
 
 
 def score_all(sampler, rows: Sequence[dict], samples: Iterable[dict], answer_format: str) -> list[dict]:
-    """Return the scored rows, each judged by one process only: time-outs could differ between them.
+    """Return the scored rows, each judged by one process of the sampler's only: time-outs could differ between them.
 
-    Args:
-        sampler ([`Sampler`]): Which of the processes this is.
-        rows, samples: Shape (instructions,), from [`load_labelled`] and [`as_sample`].
-        answer_format (`str`): As in [`majority_vote`].
+    `rows` and `samples`, shape (instructions,), are from [`load_labelled`] and [`as_sample`].
     """
     own = [
         (index, score(row, sample["completions"], sample["truncated"], answer_format))
@@ -59,18 +53,12 @@ def dataset_results(source: str, rows: Sequence[dict]) -> dict:
 
 def comparison(results: dict, baseline: dict) -> dict:
     """Return what differs in the settings, and every metric that both have, on the sources that both have."""
-    datasets = {}
+    different, datasets = setting_differences(results["settings"], baseline["settings"]), {}
     for name, other in baseline["datasets"].items():
         own = results["datasets"][name]
-        datasets[name] = {
-            metric: paired_difference(own["rows"], other["rows"], metric)
-            for metric in own["metrics"]
-            if metric in other["metrics"]
-        }
-    return {
-        "different_settings": setting_differences(results["settings"], baseline["settings"]),
-        "datasets": datasets,
-    }
+        metrics = [metric for metric in own["metrics"] if metric in other["metrics"]]
+        datasets[name] = {metric: paired_difference(own["rows"], other["rows"], metric) for metric in metrics}
+    return {"different_settings": different, "datasets": datasets}
 
 
 def card_results(dataset: str, metrics: dict[str, dict[str, float]], measured: dict) -> list[dict]:

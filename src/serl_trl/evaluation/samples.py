@@ -20,9 +20,7 @@ def as_sample(completions: Sequence[Completion]) -> dict[str, list]:
 
 
 def read_samples(path: Path, settings: dict) -> dict[int, dict]:
-    """Return the rows of an interrupted evaluation by their number; none if there is no file.
-
-    A last line that a kill left half written is dropped.
+    """Return the rows of an interrupted evaluation by their number, without a last line that a kill left half written.
 
     Raises:
         ValueError: if the file holds something else, or samples of other settings (what differs is named).

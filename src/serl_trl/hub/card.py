@@ -13,23 +13,13 @@ from .run_record import RunRecord
 
 
 _ROWS = 10  # of the table of a run
-_COLUMNS = {
-    "reward": "reward",
-    "self_rewarding/pass_rate": "pass rate",
-    "pool/kept": "kept",
-    "eval_pass@1": "pass@1",
-}
+_COLUMNS = {"reward": "reward", "self_rewarding/pass_rate": "pass rate", "pool/kept": "kept", "eval_pass@1": "pass@1"}
 _BEFORE = "### Framework versions"  # in TRL's template
 _LINK = "The instructions that it wrote for itself: "
 
 
 def write_card(trainer, record: RunRecord) -> None:
-    """Write into TRL's fresh model card how a [`SeRLTrainer`] trained the model, and its last evaluation; keep the record.
-
-    Args:
-        trainer ([`SeRLTrainer`]): The trainer, whose `output_dir` holds the card.
-        record ([`RunRecord`]): What the run was.
-    """
+    """Write into TRL's fresh model card how a [`SeRLTrainer`] trained the model, and its last evaluation; keep the record."""
     record.save(trainer.args.output_dir)
     path = Path(trainer.args.output_dir) / "README.md"
     add_training(path, record, trainer.state.log_history)
@@ -38,17 +28,20 @@ def write_card(trainer, record: RunRecord) -> None:
 
 
 def add_training(path: str | os.PathLike, record: RunRecord, log_history: Sequence[dict]) -> None:
-    """Write into TRL's model card how the model was trained.
-
-    Args:
-        path (`str` or `PathLike`): The card, fresh from TRL.
-        record ([`RunRecord`]): What the run was.
-        log_history (`Sequence[dict]`): Of the trainer's state.
-    """
+    """Write into TRL's model card, fresh from TRL, how the model was trained."""
     card = read_card(path)
     text = card.text.replace("[None](https://huggingface.co/None)", f"the local model `{record.base_model}`")
     text = text.replace('model="None"', f'model="{Path(path).resolve().parent.name}"')
-    card.text = _insert(text, "\n\n".join([*_training(record), "### Curves", curves(log_history)]))
+    paragraphs = [
+        method(record.settings),
+        f"Base model: `{record.base_model}`. Seeds: {len(record.seeds)} instructions from `{record.seeds_name}`, whose "
+        "text is not given here.",
+    ]
+    if record.command is not None:
+        paragraphs += ["### Command", f"```bash\n{record.command}\n```"]
+    settings = f"The settings that differ from the defaults:\n\n```yaml\n{settings_yaml(record.settings)}\n```"
+    paragraphs += ["### Recipe", settings, "### Curves", curves(log_history)]
+    card.text = _insert(text, "\n\n".join(paragraphs))
     card.save(path)
 
 
@@ -59,25 +52,16 @@ def _insert(text: str, section: str) -> str:
 
 
 def add_repositories(path: str | os.PathLike, model_id: str, dataset_id: str | None) -> None:
-    """Write into a model card where it is pushed to, and the dataset of its instructions if there is one.
+    """Write into a model card the repositories of the model and of its instructions, in place of an earlier push's.
 
-    Args:
-        path (`str` or `PathLike`): The card, which may hold an earlier push's.
-        model_id (`str`): The model's repository, e.g. `"me/mine"`.
-        dataset_id (`str`, *optional*): That of the instructions; without it, an earlier link stays.
-
-    Raises:
-        ValueError: As in [`read_card`].
+    Without a `dataset_id`, an earlier link stays. Raises `ValueError` as in [`read_card`].
     """
     card = read_card(path)
-    text = re.sub(r'(pipeline\("text-generation", model=)"[^"]*"', rf'\1"{model_id}"', card.text)
+    card.text = re.sub(r'(pipeline\("text-generation", model=)"[^"]*"', rf'\1"{model_id}"', card.text)
     if dataset_id is not None:
-        text = re.sub(rf"^{_LINK}.*\n\n", "", text, flags=re.MULTILINE)
-        link = f"{_LINK}[{dataset_id}](https://huggingface.co/datasets/{dataset_id})."
-        card.text = _insert(text, link)
+        text = re.sub(rf"^{_LINK}.*\n\n", "", card.text, flags=re.MULTILINE)
+        card.text = _insert(text, f"{_LINK}[{dataset_id}](https://huggingface.co/datasets/{dataset_id}).")
         card.data.datasets = [dataset_id]
-    else:
-        card.text = text
     card.save(path)
 
 
@@ -101,12 +85,11 @@ def curves(log_history: Sequence[dict]) -> str:
     logged: dict[int, dict] = {}
     for entry in log_history:
         logged.setdefault(entry["step"], {}).update(entry)
-    steps = {
-        step
-        for name in ("reward", "eval_pass@1")
-        for step in _spread([step for step in logged if name in logged[step]], _ROWS)
-    }
-    rows = [[str(step), *(_number(logged[step].get(name)) for name in _COLUMNS)] for step in sorted(steps)]
+    shown = set()
+    for name in ("reward", "eval_pass@1"):
+        steps = [step for step in logged if name in logged[step]]
+        shown |= {steps[round(row * (len(steps) - 1) / (_ROWS - 1))] for row in range(_ROWS) if steps}
+    rows = [[str(step), *(_number(logged[step].get(name)) for name in _COLUMNS)] for step in sorted(shown)]
     header = ["step", *_COLUMNS.values()]
     return "\n".join(f"| {' | '.join(row)} |" for row in [header, ["---"] * len(header), *rows])
 
@@ -114,27 +97,6 @@ def curves(log_history: Sequence[dict]) -> str:
 def settings_yaml(settings: dict) -> str:
     """Return settings as YAML that a card may show."""
     return without_private(yaml.safe_dump(settings, sort_keys=False)).strip()
-
-
-def _training(record: RunRecord) -> list[str]:
-    """Return the paragraphs on method, seeds, command and recipe."""
-    paragraphs = [
-        method(record.settings),
-        f"Base model: `{record.base_model}`. Seeds: {len(record.seeds)} instructions from `{record.seeds_name}`, whose "
-        "text is not given here.",
-    ]
-    if record.command is not None:
-        paragraphs += ["### Command", f"```bash\n{record.command}\n```"]
-    settings = f"The settings that differ from the defaults:\n\n```yaml\n{settings_yaml(record.settings)}\n```"
-    return [*paragraphs, "### Recipe", settings]
-
-
-def _spread(steps: Sequence[int], count: int) -> list[int]:
-    """Return at most `count` steps, at least 2 of as many, evenly spread with the first and the last."""
-    count = max(count, 2)
-    if len(steps) <= count:
-        return list(steps)
-    return [steps[round(index * (len(steps) - 1) / (count - 1))] for index in range(count)]
 
 
 def _number(value: float | None) -> str:

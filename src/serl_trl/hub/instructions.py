@@ -25,13 +25,8 @@ def read_instructions(run: str | os.PathLike) -> tuple[RunRecord, list[dict]]:
     Raises:
         ValueError: As in [`RunRecord.load`], or if there is no ledger, or its instructions are the seeds.
     """
-    rows = []
-    for path in sorted((Path(run) / LEDGER_FOLDER).glob("batch-*.parquet")):
-        table = pq.read_table(path)
-        missing = set(SCHEMA.names) - set(table.column_names)
-        if missing:
-            raise ValueError(f"{path} has no column {', '.join(sorted(missing))}: no ledger of this version.")
-        rows += table.to_pylist()
+    paths = sorted((Path(run) / LEDGER_FOLDER).glob("batch-*.parquet"))
+    rows = [row for path in paths for row in pq.read_table(path).to_pylist()]
     if not rows:
         raise ValueError(f"{str(run)!r} has no ledger, so there are no instructions. Push without push_instructions.")
     if not any(row["parents"] for row in rows):
@@ -53,12 +48,8 @@ def without_seeds(rows: list[dict], seeds: list[str]) -> tuple[list[dict], list[
     Shown is what was admitted, as it differs from every seed by the diversity filter, unless it has the whole text of
     a seed in it or in its answers; with `diversity_threshold` 1 it must differ in at least one word, too.
 
-    Args:
-        rows (`list[dict]`): Rows of the ledger.
-        seeds (`list[str]`): The run's seeds; few-shot examples that were no instructions of its own count as seeds too.
-
-    Returns:
-        Two lists of rows without the columns that hold seeds.
+    Few-shot examples that were no instructions of the run's own count as seeds too. Neither list has the columns that
+    hold seeds.
     """
     own = {row["instruction"] for row in rows if was_admitted(row)}
     shown = {text for row in rows for text in [*row["parents"], row["nearest"]] if text}  # of an earlier seeds' file
@@ -66,9 +57,7 @@ def without_seeds(rows: list[dict], seeds: list[str]) -> tuple[list[dict], list[
     train, withheld = [], []
     for row in rows:
         row = {name: value for name, value in row.items() if name not in PRIVATE_COLUMNS}
-        texts = [
-            squeeze(text).casefold() for text in [row["instruction"], row["pseudo_label"], *row["answers"]] if text
-        ]
+        texts = [squeeze(t).casefold() for t in [row["instruction"], row["pseudo_label"], *row["answers"]] if t]
         differs = was_admitted(row) and (row["rouge_l"] or 0.0) < 1.0
         if differs and not any(seed in text for seed in known for text in texts):
             train.append(row)
@@ -78,47 +67,35 @@ def without_seeds(rows: list[dict], seeds: list[str]) -> tuple[list[dict], list[
 
 
 def write_dataset(record: RunRecord, rows: list[dict], folder: str | os.PathLike, model_id: str) -> None:
-    """Write what may be shown of a run's ledger as a dataset with its card; the ledger stays as it is.
+    """Write what may be shown of a run's ledger, from [`read_instructions`], into a folder as a dataset with its card.
 
-    Args:
-        record ([`RunRecord`]): What the run was.
-        rows (`list[dict]`): Its ledger, from [`read_instructions`].
-        folder (`str` or `PathLike`): Where the dataset is written.
-        model_id (`str`): The repository of the run's model.
+    The card links to `model_id`, the repository of the run's model. The ledger stays as it is.
     """
     train, withheld = without_seeds(rows, record.seeds)
     data = Path(folder) / "data"
     data.mkdir(parents=True)
     schema = pa.schema([field for field in SCHEMA if field.name not in PRIVATE_COLUMNS])
-    splits = {"train": train, "withheld": withheld}
-    for name, part in splits.items():
+    data_files = []
+    for name, part in {"train": train, "withheld": withheld}.items():
         pq.write_table(pa.Table.from_pylist(part, schema=schema), data / f"{name}.parquet")
+        data_files.append({"split": name, "path": f"data/{name}.parquet"})
     reasons = Counter(row["reason"] or row["fate"] for row in withheld)
     metadata = DatasetCardData(
         tags=["serl", "synthetic", "trl"],
         size_categories=next((name for size, name in _SIZES if len(rows) < size), "n>1M"),
         task_categories=["text-generation"],
-        configs=[
-            {
-                "config_name": "default",
-                "data_files": [{"split": name, "path": f"data/{name}.parquet"} for name in splits],
-            }
-        ],
+        configs=[{"config_name": "default", "data_files": data_files}],
     )
-    text = (
-        files("serl_trl")
-        .joinpath("templates", "dataset_card.md")
-        .read_text(encoding="utf-8")
-        .format(
-            model_id=model_id,
-            method=method(record.settings),
-            seeds=len(record.seeds),
-            seeds_name=record.seeds_name,
-            base_model=record.base_model,
-            admitted=len(train),
-            withheld=len(withheld),
-            reasons=", ".join(f"{count} {reason}" for reason, count in reasons.most_common()) or "none",
-            recipe=settings_yaml(record.settings),
-        )
+    template = files("serl_trl").joinpath("templates", "dataset_card.md").read_text(encoding="utf-8")
+    text = template.format(
+        model_id=model_id,
+        method=method(record.settings),
+        seeds=len(record.seeds),
+        seeds_name=record.seeds_name,
+        base_model=record.base_model,
+        admitted=len(train),
+        withheld=len(withheld),
+        reasons=", ".join(f"{count} {reason}" for reason, count in reasons.most_common()) or "none",
+        recipe=settings_yaml(record.settings),
     )
     DatasetCard(f"---\n{metadata}\n---\n\n{text}").save(Path(folder) / "README.md")

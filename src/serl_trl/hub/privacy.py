@@ -55,24 +55,19 @@ def is_token(name: str) -> bool:
 
 
 def shown_command(arguments: Sequence[str]) -> str:
-    """Return a command line as a card may show it: without tokens and home folders, other paths as given.
-
-    Args:
-        arguments (`Sequence[str]`): As in `sys.argv`.
-    """
+    """Return a command line, as in `sys.argv`, as a card may show it: without tokens and home folders."""
     script, *rest = arguments
-    name = Path(script).name
-    shown, token_follows = ["python", name] if name.endswith(".py") else [name], False
-    if Path(script).parent.name == "serl_trl":  # as accelerate starts it
+    path = Path(script)
+    shown = ["python", path.name] if path.suffix == ".py" else [path.name]
+    if path.parent.name == "serl_trl":  # as accelerate starts it
         shown = ["serl-trl", "train"]
+    rest = iter(rest)
     for argument in rest:
         option, given, _ = argument.partition("=")
-        if token_follows:
-            token_follows = False
-        elif is_token(option):
-            token_follows = not given
-        else:
+        if not is_token(option):
             shown.append(argument)
+        elif not given:
+            next(rest, None)  # the token
     return without_private(shlex.join(shown))
 
 

@@ -14,8 +14,9 @@ from huggingface_hub import HfApi, get_token
 from huggingface_hub.constants import ENDPOINT
 from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OfflineModeIsEnabled
 
-from ..cli import COMMANDS, CommandParser, one_sentence
+from ..cli import COMMANDS, command_parser, one_sentence
 from ..self_play.ledger import LEDGER_FOLDER
+from ..training.checkpoints import TRAINER_STATE_FILE
 from .card import add_repositories
 from .instructions import read_instructions, write_dataset
 from .privacy import PUBLIC_FILES
@@ -29,19 +30,14 @@ HUB_ERRORS = (HfHubHTTPError, LocalTokenNotFoundError, OfflineModeIsEnabled, htt
 
 
 def check_run(run: str | os.PathLike) -> None:
-    """Check that a folder holds a finished run.
-
-    Raises:
-        ValueError: if it does not.
-    """
+    """Raise `ValueError` if a folder holds no finished run."""
     path = Path(run)
     if not path.is_dir():
         raise ValueError(f"There is no folder {str(run)!r}. Name the output_dir of a run.")
-    has_weights = any(file for pattern in _WEIGHTS for file in path.glob(pattern))
-    missing = [name for name in ("README.md", "trainer_state.json") if not (path / name).is_file()]
-    if has_weights and not missing:
-        return
-    if has_weights and "trainer_state.json" not in missing:
+    has_model = any(file for pattern in _WEIGHTS for file in path.glob(pattern))
+    if has_model and (path / TRAINER_STATE_FILE).is_file():
+        if (path / "README.md").is_file():
+            return
         raise ValueError(
             f"{str(run)!r} has a model, but no card. Name the output_dir of the whole run; in Python, call "
             "trainer.create_model_card() after training."
@@ -55,11 +51,7 @@ def check_run(run: str | os.PathLike) -> None:
 
 
 def check_account(token: str | None = None) -> None:
-    """Check, before a run, that the Hub is reached and knows the token, by default that of the environment.
-
-    Raises:
-        ValueError: if it is not.
-    """
+    """Raise `ValueError` if the Hub is not reached or does not know the token, by default that of the environment."""
     try:
         HfApi(token=token).whoami()
     except HUB_ERRORS as error:
@@ -75,18 +67,15 @@ def push(
 ) -> str:
     """Push the model of a finished run with its card, and its instructions before it, if asked for.
 
-    A repository that exists keeps its visibility. What has not changed since an earlier push is not sent again.
+    A repository that exists keeps its visibility. What has not changed since an earlier push is not sent again. Returns
+    the URL of the model.
 
     Args:
         run (`str` or `PathLike`): The run's folder.
         hub_model_id (`str`, *optional*): The repository, e.g. `"me/mine"`; by default the name of the folder.
-        private (`bool`, *optional*, defaults to `True`): Whether new repositories are private; `None` asks the account.
-        push_instructions (`bool`, *optional*, defaults to `False`):
-            Whether to push the ledger without the seeds' text as a dataset, `hub_model_id` with `-instructions`.
+        private (`bool`, *optional*): Whether new repositories are private; `None` asks the account.
+        push_instructions (`bool`): Whether to push the ledger without the seeds' text, as `hub_model_id-instructions`.
         revision (`str`, *optional*): The branch of the model's repository, `main` by default.
-
-    Returns:
-        `str`: The URL of the model.
 
     Raises:
         ValueError: As in [`check_run`] and [`read_instructions`], before anything is pushed.
@@ -125,12 +114,11 @@ def push_command(
     revision: str | None = None,
 ) -> str:
     """Return the command that does the same as [`push`]; a repository is private unless `private` is `False`."""
-    parts = ["serl-trl", "push", str(run)]
-    parts += ["--hub_model_id", hub_model_id] if hub_model_id else []
-    parts += ["--hub_revision", revision] if revision else []
-    parts += ["--push_instructions"] if push_instructions else []
-    parts += ["--public"] if private is False else []
-    return shlex.join(parts)
+    options = ["--hub_model_id", hub_model_id] if hub_model_id else []
+    options += ["--hub_revision", revision] if revision else []
+    options += ["--push_instructions"] if push_instructions else []
+    options += ["--public"] if private is False else []
+    return shlex.join(["serl-trl", "push", str(run), *options])
 
 
 def push_or_exit(run: str | os.PathLike, hub_model_id: str | None, **settings) -> None:
@@ -169,7 +157,7 @@ def reason(error: BaseException) -> str:
 
 def run(arguments: list[str] | None = None, prog: str | None = None) -> None:
     """Parse the arguments (`sys.argv` by default) and push."""
-    parser = CommandParser(prog=prog, usage="%(prog)s RUN [...]", description=COMMANDS["push"][1])
+    parser = command_parser(prog=prog, usage="%(prog)s RUN [...]", description=COMMANDS["push"][1])
     parser.add_argument("run", metavar="RUN", help="The output_dir of a finished run.")
     parser.add_argument("--hub_model_id", help="The repository, e.g. me/mine. If unset, the folder's name.")
     parser.add_argument("--hub_revision", help="The branch of the model's repository. If unset, main.")
@@ -184,10 +172,5 @@ def run(arguments: list[str] | None = None, prog: str | None = None) -> None:
         check_run(args.run)
         if args.push_instructions:
             read_instructions(args.run)
-    push_or_exit(
-        args.run,
-        args.hub_model_id,
-        private=not args.public,
-        push_instructions=args.push_instructions,
-        revision=args.hub_revision,
-    )
+    settings = {"push_instructions": args.push_instructions, "revision": args.hub_revision}
+    push_or_exit(args.run, args.hub_model_id, private=not args.public, **settings)

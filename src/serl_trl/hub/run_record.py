@@ -14,12 +14,10 @@ from .privacy import is_token
 RECORD_FILE = "_run.json"
 
 # No part of how the model came to be: where it lies, who may write it, what is shown, what follows from the rest.
-_NOT_IN_RECIPE = set(
-    """
+_NOT_IN_RECIPE = """
 accelerator_config debug disable_tqdm hub_always_push hub_model_id hub_private_repo hub_revision hub_strategy logging_dir
 model_init_kwargs output_dir pad_to_multiple_of push_to_hub report_to resume_from_checkpoint run_name steps_per_generation
 """.split()
-)
 
 
 @dataclass(frozen=True)
@@ -47,11 +45,7 @@ class RunRecord:
 
     @classmethod
     def load(cls, run: str | os.PathLike) -> "RunRecord":
-        """Return the record of a run.
-
-        Raises:
-            ValueError: if the run has none, or a broken one.
-        """
+        """Return the record of a run; raise `ValueError` if the run has none, or a broken one."""
         path = Path(run) / RECORD_FILE
         if not path.is_file():
             raise ValueError(

@@ -61,8 +61,8 @@ def check_weights(model, config: PretrainedConfig, quantization_config, peft_con
     if is_sharded(args) and dtype.removeprefix("torch.") != "float32":
         # Where the weights are sharded, TRL's merge into the base itself is left as it is (see `merged_parameters`).
         raise ValueError(
-            f"The base model of the adapter is loaded in {dtype} and sharded, and merging for vLLM would change it at every step. "
-            "Set dtype to float32 (bf16=True still computes in bfloat16), or use DDP or ZeRO-2."
+            f"The base model of the adapter is loaded in {dtype} and sharded, and merging for vLLM would change it at "
+            "every step. Set dtype to float32 (bf16=True still computes in bfloat16), or use DDP or ZeRO-2."
         )
     if peft_config is not None:
         model = add_empty_adapter(empty_model(config, args.trust_remote_code), peft_config)
@@ -86,23 +86,20 @@ def usable_seeds(seeds: Seeds, tokenizer: PreTrainedTokenizerBase, max_tokens: i
             true answers and a seed has none that can be read, or if the tokenizer can't format a conversation.
     """
     check_chat_template(tokenizer, tokenizer.name_or_path)
-    tokens = control_tokens(tokenizer)
-    clean = [index for index, text in enumerate(seeds.instructions) if not any(token in text for token in tokens)]
-    if len(clean) < len(seeds.instructions):
-        left_out = len(seeds.instructions) - len(clean)
-        logger.warning(f"{left_out} of {len(seeds.instructions)} seeds left out: they hold a control token.")
+    given, tokens = seeds.true_answers, control_tokens(tokenizer)
+    clean = {text: answer for text, answer in given.items() if not any(token in text for token in tokens)}
+    if len(clean) < len(given):
+        logger.warning(f"{len(given) - len(clean)} of {len(given)} seeds left out: they hold a control token.")
     if not clean:
         raise ValueError("All seeds hold a control token of the model. Remove these tokens from them.")
     if args.label_source == "true_answer":
-        _check_true_answers(seeds, args.answer_format)
-    instructions, answers = ([column[index] for index in clean] for column in (seeds.instructions, seeds.answers))
-    _check_room(instructions, tokenizer, max_tokens, args)
-    return Seeds(instructions, answers, seeds.name)
+        _check_true_answers(clean, args.answer_format)
+    _check_room(list(clean), tokenizer, max_tokens, args)
+    return Seeds(clean, seeds.name)
 
 
-def _check_true_answers(seeds: Seeds, answer_format: str) -> None:
-    """Raise `ValueError` if a seed has no true answer, or one that cannot be read."""
-    for seed, answer in seeds.true_answers.items():
+def _check_true_answers(true_answers: dict[str, str | None], answer_format: str) -> None:
+    for seed, answer in true_answers.items():
         if answer is None:
             raise ValueError(
                 f"label_source is 'true_answer', and the seed {seed!r} has none. Give each row one, in a column "
@@ -115,7 +112,6 @@ def _check_true_answers(seeds: Seeds, answer_format: str) -> None:
 
 
 def _check_room(seeds: list[str], tokenizer: PreTrainedTokenizerBase, max_tokens: int, args: SeRLConfig) -> None:
-    """Raise `ValueError` if there are too few seeds, or the longest leave too little room in the context."""
     if args.instruction_source == "self_instruction" and len(seeds) < args.num_few_shot_examples:
         raise ValueError(
             f"There are {len(seeds)} seeds for num_few_shot_examples={args.num_few_shot_examples}. Add seeds, or set "

@@ -14,7 +14,7 @@ from pathlib import Path
 import yaml
 
 from ..atomic_write import atomic_write
-from ..cli import COMMANDS, CommandParser, one_sentence
+from ..cli import COMMANDS, command_parser, one_sentence
 from ..launch import make_launch_parser, recipe_arguments
 from .checkpoints import TRAINER_STATE_FILE, last_checkpoint
 
@@ -26,9 +26,8 @@ def read_settings(command: list[str]) -> tuple[Path, int]:
         ValueError: if the command names no `output_dir`, or a checkpoint to resume from.
     """
     parser = make_launch_parser()
-    parser.add_argument("--output_dir", "--output-dir")
-    parser.add_argument("--seed")
-    parser.add_argument("--resume_from_checkpoint", "--resume-from-checkpoint")
+    for name in ("output_dir", "seed", "resume_from_checkpoint"):
+        parser.add_argument(f"--{name}", f"--{name.replace('_', '-')}")
     options = vars(parser.parse_known_args(command)[0])
     path = recipe_arguments(options)[1:]
     config = yaml.safe_load(Path(path[0]).read_text(encoding="utf-8")) if path else {}
@@ -96,7 +95,7 @@ def summarize(folders: list[Path]) -> str:
     """Return a Markdown table with a row for each finished iteration."""
     lines = [
         "| iteration | steps | first reward | last reward | mean pass rate | pass@1 | model |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "|" + " --- |" * 7,
     ]
     for number, folder in enumerate(folders, start=1):
         state = final_state(folder)
@@ -114,9 +113,7 @@ def summarize(folders: list[Path]) -> str:
 def iterate(iterations: int, command: list[str]) -> int:
     """Run the iterations that are not finished, write `summary.md`, and return the exit code.
 
-    Args:
-        iterations (`int`): How many there are in all.
-        command (`list[str]`): Any command that ends in the arguments of `train.py`.
+    `command` is any one that ends in the arguments of `train.py`.
 
     Raises:
         ValueError: As in [`read_settings`], or if `iterations` is below 1.
@@ -139,9 +136,7 @@ def iterate(iterations: int, command: list[str]) -> int:
             print(f"\nInterrupted in {folder}. Run the same command again to go on.", file=sys.stderr)
             return 128 + signal_number
         if code != 0:
-            print(
-                f"error: {folder} ended with exit code {code}. Run the same command again to go on.", file=sys.stderr
-            )
+            print(f"error: {folder} ended with exit code {code}. Run the same command to go on.", file=sys.stderr)
             return code
     summary = summarize(folders)
     with atomic_write(output_dir / "summary.md") as path:
@@ -152,7 +147,7 @@ def iterate(iterations: int, command: list[str]) -> int:
 
 def run(arguments: list[str], prog: str) -> None:
     """Run `serl-trl iterate`; bad input ends in one sentence, not in a traceback."""
-    parser = CommandParser(prog=prog, usage="%(prog)s --iterations N -- COMMAND", description=COMMANDS["iterate"][1])
+    parser = command_parser(prog=prog, usage="%(prog)s --iterations N -- COMMAND", description=COMMANDS["iterate"][1])
     parser.add_argument("--iterations", type=int, required=True, help="How many iterations there are in all.")
     parser.add_argument("command", nargs="+", help="The command that trains once, such as `serl-trl train ...`.")
     options = parser.parse_args(arguments)

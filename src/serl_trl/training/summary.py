@@ -21,18 +21,12 @@ class StepLines(ProgressCallback):
 
 
 def summarize(trainer: SeRLTrainer, train_seconds: float) -> str:
-    """Return the summary of a finished run: funnel, rewards, tokens, seconds, some instructions, and where all lies.
-
-    Args:
-        trainer ([`SeRLTrainer`]): After `train`.
-        train_seconds (`float`): What `train` took.
-    """
-    totals, counts = trainer.loader.totals, trainer.loader.totals.counts
+    """Return the summary of a finished run: funnel, rewards, tokens, seconds, some instructions, and where all lies."""
+    totals, counts, output_dir = trainer.loader.totals, trainer.loader.totals.counts, trainer.args.output_dir
     rejected = ", ".join(f"{count} {reason}" for reason, count in totals.rejected.most_common()) or "none"
     rewards = [f"{entry['reward']:.2f}" for entry in trainer.state.log_history if entry.get("reward") is not None]
     seconds = {**totals.seconds, "training": train_seconds - totals.seconds.total()}
-    accuracies = [entry["eval_pass@1"] for entry in trainer.state.log_history if "eval_pass@1" in entry]
-    output_dir = trainer.args.output_dir
+    accuracies = [f"{entry['eval_pass@1']:.3f}" for entry in trainer.state.log_history if "eval_pass@1" in entry]
     lines = [
         f"Steps           {trainer.state.global_step}, from {len(trainer.seeds.instructions)} seeds",
         f"Candidates      {counts['candidates']} instructions written in {totals.rounds} rounds",
@@ -42,7 +36,7 @@ def summarize(trainer: SeRLTrainer, train_seconds: float) -> str:
         f"[{trainer.args.min_pass_rate}, {trainer.args.max_pass_rate}]",
         f"Pass rate       {sum(totals.pass_rates) / max(len(totals.pass_rates), 1):.2f} on average",
         f"Reward          {' '.join(rewards)}",
-        *([f"pass@1          {' '.join(f'{value:.3f}' for value in accuracies)}"] if accuracies else []),
+        *([f"pass@1          {' '.join(accuracies)}"] if accuracies else []),
         f"Tokens          {counts['instruction_tokens'] + counts['completion_tokens']:,} sampled, "
         f"{counts['trained_tokens']:,} trained",
         f"Seconds         {', '.join(f'{stage} {value:.0f}' for stage, value in seconds.items())}",
