@@ -109,3 +109,28 @@ def test_a_copy_of_the_settings_keeps_the_token(tmp_path):
 def test_the_best_model_is_that_of_pass_at_1(tmp_path):
     config = tiny_config(tmp_path, load_best_model_at_end=True, eval_strategy="steps", save_strategy="steps")
     assert (config.metric_for_best_model, config.greater_is_better) == ("pass@1", True)
+
+
+def test_evaluation_takes_what_trainer_keeps(tmp_path):
+    questions = {"question": ["what is 2 plus 3 ?", "what is 9 minus 4 ?"], "answer": ["5", "5"]}
+    evaluation = {"a": Dataset.from_dict(questions), "b": Dataset.from_dict(questions)}
+    trainer = SeRLTrainer(str(TINY_MODEL), tiny_config(tmp_path), tiny_seeds(), eval_dataset=evaluation)
+    assert set(trainer.eval_dataset["a"].column_names) == {"instruction", "answer", "level"}
+    assert trainer.evaluate("b").keys() >= {"eval_pass@1", "eval_maj@4"}  # by its name
+    assert trainer.evaluate(trainer.eval_dataset["a"].select([1]))["eval_pass@1"] >= 0.0
+    trainer.eval_dataset = Dataset.from_dict(questions)  # set by hand
+    assert "eval_pass@1" in trainer.evaluate()
+
+
+def test_another_measurement_does_not_stand_for_the_scheduled_one(tmp_path):
+    evaluation = Dataset.from_dict({"question": ["what is 2 plus 3 ?"], "answer": ["5"]})
+
+    class MeasureOther(TrainerCallback):
+        def on_train_begin(self, args, state, control, **kwargs):
+            trainer.evaluate(evaluation, metric_key_prefix="other")
+
+    config = tiny_config(tmp_path, eval_on_start=True, max_steps=1)
+    trainer = SeRLTrainer(str(TINY_MODEL), config, tiny_seeds(), evaluation, callbacks=[MeasureOther()])
+    trainer.train()
+    logged = [name for entry in trainer.state.log_history for name in entry if name.endswith("_pass@1")]
+    assert logged == ["other_pass@1", "eval_pass@1"]

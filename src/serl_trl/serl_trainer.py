@@ -47,8 +47,7 @@ class SeRLTrainer(GRPOTrainer):
     - `evaluate`, `_evaluate`: measure pass@k and maj@k as `serl-trl eval` does, and no step twice.
     - `_run_epoch`: trains no step more where a resumed run has them all.
     - `_save_checkpoint`, `_load_optimizer_and_scheduler`: the pair that TRL itself extends, for exact resume.
-    - `_load_from_checkpoint`: loads the adapter that is trained; Trainer takes every folder beside it that holds an
-      adapter (the reference's, a checkpoint) for an adapter of the model, and then overlooks it.
+    - `_load_from_checkpoint`: loads the adapter that is trained, which Trainer overlooks beside the reference's.
     - `create_model_card`: adds how the model was trained, and the last evaluation.
 
     Args:
@@ -149,13 +148,7 @@ class SeRLTrainer(GRPOTrainer):
 
     def evaluate(self, eval_dataset=None, ignore_keys: list | None = None, metric_key_prefix: str = "eval") -> dict:
         """Measure pass@k and maj@k as `serl-trl eval` does, on `eval_dataset` or one like it; return what is logged."""
-        rows = self.eval_dataset if eval_dataset is None else labelled_rows(eval_dataset, self.args.answer_format)
-        if rows is None:
-            raise ValueError("There is nothing to evaluate on. Pass eval_dataset, here or to the trainer.")
-        metrics = {}
-        for name, part in rows.items() if isinstance(rows, dict) else [("", rows)]:
-            metrics |= evaluate_trainer(self, part, f"{metric_key_prefix}_{name}".rstrip("_"))
-        return metrics
+        return evaluate_trainer(self, eval_dataset, metric_key_prefix)
 
     def _evaluate(self, trial, ignore_keys_for_eval, **kwargs):
         # Resumed from a checkpoint, this step may have been evaluated before it was saved.

@@ -18,7 +18,9 @@ from .samples import as_sample
 
 
 def labelled_rows(source, answer_format: str, name: str | None = None) -> Dataset | dict[str, Dataset]:
-    """Return labelled instructions as Trainer keeps them; of a dictionary of sources, those of each name.
+    """Return labelled instructions as Trainer keeps them: columns `instruction`, `answer` and `level`.
+
+    Of a dictionary of sources it returns those of each name; rows that it has returned it returns again.
 
     Raises:
         ValueError: As in [`load_labelled`].
@@ -26,10 +28,30 @@ def labelled_rows(source, answer_format: str, name: str | None = None) -> Datase
     if isinstance(source, dict):
         return {name: labelled_rows(part, answer_format, name) for name, part in source.items()}
     rows = load_labelled(source, answer_format=answer_format)
+    rows = [{"answer": row.pop("true_answer")} | row for row in rows]
     return Dataset.from_list(rows, info=DatasetInfo(dataset_name=name or card_name(source)))
 
 
-def evaluate_trainer(trainer, rows: Dataset, prefix: str = "eval") -> dict[str, float]:
+def evaluate_trainer(trainer, eval_dataset=None, prefix: str = "eval") -> dict[str, float]:
+    """Evaluate a [`SeRLTrainer`] on its `eval_dataset`, on one of these by name, or on another; return what is logged.
+
+    Raises:
+        ValueError: As in [`load_labelled`], or if there is nothing to evaluate on.
+    """
+    own = trainer.eval_dataset
+    rows = own if eval_dataset is None else eval_dataset
+    if rows is None:
+        raise ValueError("There is nothing to evaluate on. Pass eval_dataset, here or to the trainer.")
+    if isinstance(rows, str) and isinstance(own, dict):
+        rows = own.get(rows, rows)
+    rows = labelled_rows(rows, trainer.args.answer_format)
+    if not isinstance(rows, dict):
+        return _evaluate_rows(trainer, rows, prefix)
+    metrics = [_evaluate_rows(trainer, part, f"{prefix}_{name}") for name, part in rows.items()]
+    return {key: value for part in metrics for key, value in part.items()}
+
+
+def _evaluate_rows(trainer, rows: Dataset, prefix: str) -> dict[str, float]:
     """Sample answers to all instructions in one call, and log every metric with its interval, and `results` for the card.
 
     What is logged as `eval_pass@1`, `eval_pass@1_low` and `eval_pass@1_high` is `eval/pass@1` and so on in TensorBoard and
@@ -40,11 +62,12 @@ def evaluate_trainer(trainer, rows: Dataset, prefix: str = "eval") -> dict[str, 
     num_samples = args.num_generations_eval or args.num_generations
     trainer._last_loaded_step = -1  # `load_best_model_at_end` changes weights without a step: vLLM takes them afresh
     trainer.model.eval()
+    labelled = load_labelled(rows, answer_format=args.answer_format)
     with own_generators(engine_seed(trainer), trainer.accelerator.device):
         template = load_template(args.prompt_template)
-        prompt_ids = sampler.tokenize([answer_prompt(row["instruction"], template) for row in rows])
+        prompt_ids = sampler.tokenize([answer_prompt(row["instruction"], template) for row in labelled])
         groups = sampler.sample(prompt_ids, num_samples)
-    summary = summarize(score_all(sampler, list(rows), map(as_sample, groups), args.answer_format))
+    summary = summarize(score_all(sampler, labelled, map(as_sample, groups), args.answer_format))
     metrics = {f"{prefix}_{name}": value["value"] for name, value in summary.items()}
     metrics |= {f"{prefix}_{name}_{end}": value[end] for name, value in summary.items() for end in ("low", "high")}
     trainer.model.eval()  # continuous batching ends in training mode, and TRL's log asks for the mode

@@ -50,8 +50,13 @@ def add_results(path: str | os.PathLike, results: Sequence[dict]) -> None:
 
 def evaluated_at(log_history: Sequence[dict], step: int) -> dict:
     """Return all that an evaluation during training has logged at this step, on all datasets; nothing without one."""
-    entries = [entry for entry in log_history if entry["step"] == step and "results" in entry]
+    entries = [entry for entry in log_history if entry["step"] == step and _is_of_eval_dataset(entry)]
     return {name: value for entry in entries for name, value in entry.items()}
+
+
+def _is_of_eval_dataset(entry: dict) -> bool:
+    """Return whether an entry is what an evaluation logs by itself: with other data a user names another prefix."""
+    return any(name.startswith("eval_") and name.endswith("pass@1") for name in entry)
 
 
 def training_results(trainer) -> list[dict]:

@@ -1,1 +1,1 @@
-"""Training: advantages, resume, what is checked before a model is loaded, iterations, and the summary."""
+"""Training: advantages, resume, what is checked before a model is loaded, the schedule and the summary."""

@@ -12,13 +12,12 @@ from ..engine.adapters import add_empty_adapter, check_adapter, empty_model
 from ..engine.models import control_tokens, is_fsdp, is_sharded, tokenize_prompts
 from ..seeds import Seeds
 from ..self_play.prompt import answer_prompt, few_shot_prompt, load_template
-from ..serl_config import SeRLConfig
 
 
 logger = logging.getLogger(__name__)
 
 
-def check_parallelism(model, peft_config, args: SeRLConfig) -> None:
+def check_parallelism(model, peft_config, args) -> None:
     """Raise `ValueError` for ways to spread a model over processes that would silently train something else."""
     parallelism = args.parallelism_config
     if parallelism is None and os.environ.get("ACCELERATE_USE_PARALLELISM_CONFIG", "false") == "true":
@@ -45,7 +44,7 @@ def check_parallelism(model, peft_config, args: SeRLConfig) -> None:
         )
 
 
-def check_weights(model, config: PretrainedConfig, quantization_config, peft_config, args: SeRLConfig) -> None:
+def check_weights(model, config: PretrainedConfig, quantization_config, peft_config, args) -> None:
     """Raise `ValueError` for weights that can't be sent to vLLM unharmed: packed ones, and some adapters'."""
     if not args.use_vllm:
         return
@@ -77,7 +76,7 @@ def check_chat_template(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
         )
 
 
-def usable_seeds(seeds: Seeds, tokenizer: PreTrainedTokenizerBase, max_tokens: int, args: SeRLConfig) -> Seeds:
+def usable_seeds(seeds: Seeds, tokenizer: PreTrainedTokenizerBase, max_tokens: int, args) -> Seeds:
     """Return the seeds without those that hold a control token, which would end the turn that it stands in.
 
     Raises:
@@ -111,7 +110,7 @@ def _check_true_answers(true_answers: dict[str, str | None], answer_format: str)
             raise ValueError(f"The seed {seed!r}: {error}") from error
 
 
-def _check_room(seeds: list[str], tokenizer: PreTrainedTokenizerBase, max_tokens: int, args: SeRLConfig) -> None:
+def _check_room(seeds: list[str], tokenizer: PreTrainedTokenizerBase, max_tokens: int, args) -> None:
     if args.instruction_source == "self_instruction" and len(seeds) < args.num_few_shot_examples:
         raise ValueError(
             f"There are {len(seeds)} seeds for num_few_shot_examples={args.num_few_shot_examples}. Add seeds, or set "

@@ -13,7 +13,6 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from ..atomic_write import atomic_write
 from ..self_play.ledger import LEDGER_FOLDER
-from ..serl_config import SeRLConfig
 from .checkpoints import STATE_FILE, is_complete, last_checkpoint
 from .schedule import is_over
 
@@ -97,7 +96,7 @@ def _rollouts_path(checkpoint: str | os.PathLike, rank: int) -> Path:
     return Path(checkpoint) / f"serl_rollouts_{rank}.safetensors"
 
 
-def resolve_checkpoint(resume_from_checkpoint: str | bool | None, args: SeRLConfig) -> str | None:
+def resolve_checkpoint(resume_from_checkpoint: str | bool | None, args) -> str | None:
     """Return the checkpoint to go on from, or `None` for a new run in a folder that holds no other.
 
     Args:

@@ -7,17 +7,15 @@ from datasets import Dataset
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 from transformers import TrainerCallback
 
-from ..serl_config import SeRLConfig
 
-
-def placeholder_rows(args: SeRLConfig) -> Dataset:
+def placeholder_rows(args) -> Dataset:
     """Return rows for TRL's data loader, as many as the run takes: one epoch, whose length is `max_steps`."""
     cycle = args.steps_per_generation * args.num_iterations  # batches from one generation to the next
     generations = math.ceil(args.max_steps * args.gradient_accumulation_steps / cycle)
     return Dataset.from_dict({"prompt": [[{"role": "user", "content": ""}]] * (generations * args.num_groups)})
 
 
-def is_over(args: SeRLConfig, counts: dict[str, int]) -> bool:
+def is_over(args, counts: dict[str, int]) -> bool:
     """Return whether `instructions_per_iteration` instructions are among the counts of a run's funnel."""
     enough = args.instructions_per_iteration
     return enough is not None and counts.get("admitted", 0) >= enough

@@ -3,7 +3,6 @@
 from transformers import ProgressCallback
 
 from ..self_play.ledger import LEDGER_FOLDER
-from ..serl_trainer import SeRLTrainer
 
 
 class StepLines(ProgressCallback):
@@ -20,7 +19,7 @@ class StepLines(ProgressCallback):
         self.training_bar.write("  ".join([*parts, f"{logs['step_time']:.1f} s"]))
 
 
-def summarize(trainer: SeRLTrainer, train_seconds: float) -> str:
+def summarize(trainer, train_seconds: float) -> str:
     """Return the summary of a finished run: funnel, rewards, tokens, seconds, some instructions, and where all lies."""
     totals, counts, output_dir = trainer.loader.totals, trainer.loader.totals.counts, trainer.args.output_dir
     rejected = ", ".join(f"{count} {reason}" for reason, count in totals.rejected.most_common()) or "none"

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import yaml
 
-from ..atomic_write import atomic_write
-from ..cli import COMMANDS, command_parser, one_sentence
-from ..launch import make_launch_parser, recipe_arguments
-from .checkpoints import TRAINER_STATE_FILE, last_checkpoint
+from .atomic_write import atomic_write
+from .cli import COMMANDS, command_parser, one_sentence
+from .launch import make_launch_parser, recipe_arguments
+from .training.checkpoints import TRAINER_STATE_FILE, last_checkpoint
 
 
 def read_settings(command: list[str]) -> tuple[Path, int]:

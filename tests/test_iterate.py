@@ -21,7 +21,7 @@ from trl.generation.vllm_generation import VLLMGeneration
 
 from serl_trl import SeRLTrainer
 from serl_trl.engine.adapters import merged_parameters
-from serl_trl.training.iterations import iterate, read_settings
+from serl_trl.iterate import iterate, read_settings
 
 
 STUB = """
@@ -187,7 +187,7 @@ def test_bad_arguments_are_one_sentence(arguments, message, tmp_path):
 
 
 def test_the_driver_needs_no_torch():
-    code = "import sys; sys.modules['torch'] = None; import serl_trl.training.iterations"
+    code = "import sys; sys.modules['torch'] = None; import serl_trl.iterate"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
