@@ -26,10 +26,12 @@ def summarize(trainer, train_seconds: float) -> str:
     rewards = [f"{entry['reward']:.2f}" for entry in trainer.state.log_history if entry.get("reward") is not None]
     seconds = {**totals.seconds, "training": train_seconds - totals.seconds.total()}
     accuracies = [f"{entry['eval_pass@1']:.3f}" for entry in trainer.state.log_history if "eval_pass@1" in entry]
+    unused = counts["candidates"] - totals.rejected.total() - counts["admitted"]
     lines = [
         f"Steps           {trainer.state.global_step}, from {len(trainer.seeds.instructions)} seeds",
         f"Candidates      {counts['candidates']} instructions written in {totals.rounds} rounds",
         f"  rejected      {totals.rejected.total()}: {rejected}",
+        f"  unused        {unused}, since their batch was full",
         f"  admitted      {counts['admitted']}, each answered {trainer.num_generations} times",
         f"  in the band   {counts['in_band']}, pass rate within "
         f"[{trainer.args.min_pass_rate}, {trainer.args.max_pass_rate}]",
