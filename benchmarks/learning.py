@@ -359,7 +359,7 @@ def draw_front(groups: dict[str, list[dict]], path: Path) -> None:
     axis.axhline(groups["SeRL"][0]["curve"][0][1], color="gray", linewidth=0.8, linestyle=":", label="start")
     axis.set(xlabel="step", ylabel="pass@1 on held-out questions")
     axis.set_title(
-        f"a 0.3 M-parameter model, mean of {len(groups['SeRL'])} seeds with its 95 % interval", fontsize="medium"
+        f"a 0.3 M-parameter model, mean of {len(groups['SeRL'])} random runs with its 95 % interval", fontsize="medium"
     )
     axis.legend(loc="lower right")
     figure.savefig(path, dpi=110)
