@@ -1,5 +1,6 @@
 """What the tests share: the tiny model, its world of 200 questions, and a quick configuration."""
 
+import os
 import random
 import sys
 from pathlib import Path
@@ -71,6 +72,15 @@ def pytest_collection_modifyitems(items) -> None:
     for item in items:
         if {"TINY_MODEL", "make_trainer", "run_notebook"} & vars(item.module).keys():
             item.add_marker("training")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_environment():
+    """Give the environment back as it was: TRL's colocated vLLM names its process group there."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
 
 
 @pytest.fixture

@@ -107,6 +107,20 @@ def test_a_failing_iteration_ends_the_run_and_the_same_command_goes_on(stub, cap
     assert len(starts(1)) == len(starts(3)) == 1
 
 
+def test_an_iteration_that_was_taken_away_ends_the_run(stub):
+    assert iterate(3, stub) == 0
+    Path("run/iteration-2").rename("elsewhere")
+    with pytest.raises(
+        ValueError, match="run/iteration-3 is finished and run/iteration-2, .* is not. Bring that folder back"
+    ):
+        iterate(3, stub)
+
+
+def test_a_command_that_trains_nothing_ends_the_run(stub):
+    with pytest.raises(ValueError, match="left no run in nothing/iteration-1. Is it one that trains"):
+        iterate(2, [sys.executable, "-c", "", "--output_dir", "nothing"])
+
+
 def test_what_an_iteration_without_a_checkpoint_left_is_kept_beside_it(stub, capfd):
     Path("behaviour").write_text("iteration-2")
     assert [iterate(2, stub), iterate(2, stub)] == [7, 7]

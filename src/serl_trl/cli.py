@@ -22,6 +22,7 @@ COMMANDS = {
 
 def command_parser(*dataclasses, parser_class: type[ArgumentParser] = ArgumentParser, **settings) -> ArgumentParser:
     """Return a parser with defaults in its help, and one sentence for a bad argument without the usage before it."""
+    settings = {"allow_abbrev": False} | settings  # an option must be known by its whole name to be kept from a card
     parser = parser_class(*dataclasses, formatter_class=ArgumentDefaultsHelpFormatter, **settings)
     parser.error = lambda message: parser.exit(2, f"error: {message}\n")
     return parser

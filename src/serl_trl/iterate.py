@@ -47,9 +47,10 @@ def read_settings(command: list[str]) -> tuple[Path, int]:
 def final_state(folder: Path) -> dict | None:
     """Return Trainer's state at the end of the run in `folder`, or `None` if that run is not finished."""
     try:
-        return json.loads((folder / TRAINER_STATE_FILE).read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):  # not written, or cut off while it was written
+        state = json.loads((folder / TRAINER_STATE_FILE).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):  # not written, or cut off while it was written
         return None
+    return state if isinstance(state, dict) and {"global_step", "log_history"} <= state.keys() else None
 
 
 def resume_options(folder: Path) -> list[str]:
@@ -62,8 +63,10 @@ def resume_options(folder: Path) -> list[str]:
         (folder / TRAINER_STATE_FILE).unlink(missing_ok=True)  # if it is there, it was cut off
         return ["--resume_from_checkpoint", "true"]
     if folder.exists():
-        count = len(list(folder.parent.glob(f"{folder.name}-unfinished-*")))
-        aside = folder.rename(f"{folder}-unfinished-{count + 1}")
+        number = 1
+        while Path(f"{folder}-unfinished-{number}").exists():
+            number += 1
+        aside = folder.rename(f"{folder}-unfinished-{number}")
         print(f"{folder} starts again: it had no complete checkpoint. What it wrote is now in {aside}.", flush=True)
     else:
         print(f"{folder} starts.", flush=True)
@@ -123,6 +126,13 @@ def iterate(iterations: int, command: list[str]) -> int:
         raise ValueError(f"iterations is {iterations}. Set it to at least 1.")
     output_dir, seed = read_settings(command)
     folders = [output_dir / f"iteration-{number}" for number in range(1, iterations + 1)]
+    finished = [final_state(folder) is not None for folder in folders]
+    if sorted(finished, reverse=True) != finished:
+        missing, later = folders[finished.index(False)], folders[len(finished) - 1 - finished[::-1].index(True)]
+        raise ValueError(
+            f"{later} is finished and {missing}, which it was trained from, is not. Bring that folder back, or move "
+            "the later ones away."
+        )
     for index, folder in enumerate(folders):
         if final_state(folder) is not None:
             print(f"{folder} is finished.", flush=True)
@@ -138,6 +148,8 @@ def iterate(iterations: int, command: list[str]) -> int:
         if code != 0:
             print(f"error: {folder} ended with exit code {code}. Run the same command to go on.", file=sys.stderr)
             return code
+        if final_state(folder) is None:
+            raise ValueError(f"The command ended well and left no run in {folder}. Is it one that trains?")
     summary = summarize(folders)
     with atomic_write(output_dir / "summary.md") as path:
         path.write_text(summary, encoding="utf-8")

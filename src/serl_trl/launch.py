@@ -18,7 +18,7 @@ def shipped(folder: str, name: str) -> Path:
     root = package if (package / folder).is_dir() else package.parents[1]  # an editable install: the clone's
     path = root / folder / f"{name}.yaml"
     if not path.is_file():
-        names = ", ".join(sorted(path.stem for path in path.parent.glob("*.yaml")))
+        names = ", ".join(sorted(path.stem for path in (root / folder).glob("*.yaml")))
         option, other = ("--recipe", "--config") if folder == "recipes" else ("--accelerate_config",) * 2
         raise ValueError(f"{option} is {name!r}. Set it to one of {names}, or {other} to the path of a file.")
     return path

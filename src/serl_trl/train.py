@@ -207,6 +207,8 @@ def run(arguments: list[str] | None = None, prog: str | None = None) -> None:
         *parsed, unknown_in_recipe, unknown = parser.parse_args_and_config(
             [*recipe, *settings], return_remaining_strings=True, separate_remaining_strings=True
         )
+        if len(parsed) > 3:
+            raise ValueError(f"{recipe[1]} sets config, recipe or accelerate_config. Give these on the command line.")
         if unknown_in_recipe:
             raise ValueError(f"{recipe[1]} has {' '.join(unknown_in_recipe)}, which is no setting. Leave it out.")
         if accelerate_config:

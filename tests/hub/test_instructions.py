@@ -1,5 +1,7 @@
 """The dataset that is pushed holds every candidate, and no seed's text."""
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from datasets import load_dataset
 from huggingface_hub import DatasetCard
@@ -37,6 +39,7 @@ def ledger(run, *candidates):
         (candidate("What is 2 + 2", rouge_l=1.0), False),  # with diversity_threshold=1 all are admitted
         (candidate("What is 8 - 1?", answers=["What is 2 + 2? 4", "7"]), False),
         (candidate("What is 2 +", fate="rejected"), False),
+        (candidate("A seed of another file", parents=[]), False),  # resumed on seeds alone
         (candidate("What is 9 - 1?", fate="unused"), False),
     ],
 )
@@ -95,4 +98,13 @@ def test_the_dataset_loads_and_its_card_says_what_is_in_it(tmp_path):
 def test_without_instructions_of_its_own_it_says_so(tmp_path, candidates, message):
     ledger(tmp_path, *candidates)
     with pytest.raises(ValueError, match=message):
+        read_instructions_of(tmp_path)
+
+
+def test_a_ledger_of_another_version_is_not_pushed(tmp_path):
+    ledger(tmp_path, candidate("What is 7 - 1?"))
+    (path,) = tmp_path.rglob("*.parquet")
+    table = pq.read_table(path)
+    pq.write_table(table.append_column("verdict", pa.array(["rejected"])), path)
+    with pytest.raises(ValueError, match="is a ledger of another version"):
         read_instructions_of(tmp_path)

@@ -282,3 +282,15 @@ def test_a_threshold_of_one_lets_the_same_instruction_return(tmp_path):
     for _ in range(4):
         trained += [group.instruction for group in next(loader).groups]
     assert len(set(trained)) == 4 < len(trained)
+
+
+def test_another_source_or_label_on_resume_is_refused(tmp_path):
+    loader = make_loader(tmp_path, Script())
+    next(loader)
+    true_labels = TrueAnswerLabels(dict.fromkeys(SEEDS, "3"))
+    for other in (
+        make_loader(tmp_path, Script(), from_seeds=True),
+        make_loader(tmp_path, Script(), labels=true_labels),
+    ):
+        with pytest.raises(ValueError, match="Set instruction_source and label_source back"):
+            other.load_state_dict(json.loads(json.dumps(loader.state_dict())))

@@ -26,6 +26,9 @@ def read_instructions(run: str | os.PathLike) -> tuple[RunRecord, list[dict]]:
         ValueError: As in [`RunRecord.load`], or if there is no ledger, or its instructions are the seeds.
     """
     paths = sorted((Path(run) / LEDGER_FOLDER).glob("batch-*.parquet"))
+    for path in paths:
+        if pq.read_schema(path).names != SCHEMA.names:
+            raise ValueError(f"{path} is a ledger of another version. Push without push_instructions.")
     rows = [row for path in paths for row in pq.read_table(path).to_pylist()]
     if not rows:
         raise ValueError(f"{str(run)!r} has no ledger, so there are no instructions. Push without push_instructions.")
@@ -48,11 +51,12 @@ def without_seeds(rows: list[dict], seeds: list[str]) -> tuple[list[dict], list[
     Shown is what was admitted, as it differs from every seed by the diversity filter, unless it has the whole text of
     a seed in it or in its answers; with `diversity_threshold` 1 it must differ in at least one word, too.
 
-    Few-shot examples that were no instructions of the run's own count as seeds too. Neither list has the columns that
-    hold seeds.
+    Few-shot examples that were no instructions of the run's own count as seeds too, and so do instructions without
+    few-shot examples, which were seeds. Neither list has the columns that hold seeds.
     """
-    own = {row["instruction"] for row in rows if was_admitted(row)}
+    own = {row["instruction"] for row in rows if was_admitted(row) and row["parents"]}
     shown = {text for row in rows for text in [*row["parents"], row["nearest"]] if text}  # of an earlier seeds' file
+    shown |= {row["instruction"] for row in rows if not row["parents"]}
     known = [squeeze(seed).casefold() for seed in {*seeds, *(shown - own)}]
     train, withheld = [], []
     for row in rows:

@@ -88,6 +88,8 @@ class SelfPlayLoader:
             prompts = [answer_prompt(candidate.instruction, self.template) for candidate in admitted]
             prompt_ids = self.sampler.tokenize(prompts)
             groups = self.sampler.sample(prompt_ids, self.settings.num_generations)
+            sizes = {len(group) for group in groups}
+            assert len(groups) == len(prompts) and sizes == {self.settings.num_generations}, sizes
             funnel.count_completions(groups)
         return list(zip(prompt_ids, groups, strict=True))
 
@@ -169,6 +171,7 @@ class SelfPlayLoader:
         """Return all that the next batches depend on, as JSON takes it."""
         return {
             "batch_index": self.batch_index,
+            "made_by": [type(self.source).__name__, type(self.labels).__name__],
             "source": self.source.state_dict(),
             "surplus": [group.to_dict() for group in self.surplus],
             "past": self.past,
@@ -177,6 +180,12 @@ class SelfPlayLoader:
 
     def load_state_dict(self, state: dict) -> None:
         """Go on after `state`: the next batch is the one that would have come, and the ledger ends before it."""
+        made_by = [type(self.source).__name__, type(self.labels).__name__]
+        if state["made_by"] != made_by:
+            raise ValueError(
+                f"The checkpoint is of {' and '.join(state['made_by'])}, and the run would go on with "
+                f"{' and '.join(made_by)}. Set instruction_source and label_source back, or begin a new run."
+            )
         self.batch_index, self.past = state["batch_index"], state["past"]
         self.source.load_state_dict(state["source"])
         groups = [Group.from_dict(group) for group in state["surplus"]]

@@ -34,7 +34,7 @@ def check_bounds(settings, bounds: dict[str, tuple[float, float]]) -> None:
 
 def check_whole_groups(generation_batch_size: int, num_generations: int) -> None:
     """Raise `ValueError` if a generation batch is not made of whole groups."""
-    if generation_batch_size % num_generations:
+    if generation_batch_size < 1 or generation_batch_size % num_generations:
         raise ValueError(
             f"generation_batch_size is {generation_batch_size}, which num_generations ({num_generations}) doesn't "
             "divide. Set it to a multiple: each group is trained whole."
@@ -110,6 +110,8 @@ class SelfPlaySettings:
                 f"max_kept_examples is {self.max_kept_examples} with num_few_shot_examples="
                 f"{self.num_few_shot_examples}. Set 0 <= max_kept_examples <= num_few_shot_examples, e.g. 2 and 8."
             )
+        if isinstance(self.blocked_words, str):
+            raise ValueError(f"blocked_words is the text {self.blocked_words!r}. Make it a list of words.")
         bounds = {
             "diversity_threshold": (0.0, 1.0),
             "instruction_top_p": (1e-6, 1.0),
