@@ -249,6 +249,17 @@ def check_two_iterations(run: Path, weights_file: str = "model.safetensors") -> 
     assert rows[0][0]["parents"] != rows[1][0]["parents"]
 
 
+def check_a_kill_in_the_middle(command: list[str], last: Path, file: str) -> None:
+    """Check that the last iteration, killed after its first checkpoint, goes on and ends with the same bits."""
+    trained = load_file(last / file)
+    for name in (file, "trainer_state.json"):
+        (last / name).unlink()
+    shutil.rmtree(last / "checkpoint-2")
+    assert iterate(2, command) == 0
+    saved = load_file(last / file)
+    assert trained and all(torch.equal(trained[name], saved[name]) for name in trained)
+
+
 def test_full_training(tmp_path):
     command = make_command(tmp_path)
     assert iterate(2, command) == 0
@@ -262,13 +273,7 @@ def test_full_training(tmp_path):
     assert iterate(2, command) == 0
     saved = load_file(last / "model.safetensors")
     assert all(torch.equal(trained[name], saved[name]) for name in trained) and ledger_rows(last) == ledger
-    # Killed in the middle: it goes on, and ends with the same bits.
-    for name in ("model.safetensors", "trainer_state.json"):
-        (last / name).unlink()
-    shutil.rmtree(last / "checkpoint-2")
-    assert iterate(2, command) == 0
-    saved = load_file(last / "model.safetensors")
-    assert all(torch.equal(trained[name], saved[name]) for name in trained)
+    check_a_kill_in_the_middle(command, last, "model.safetensors")
 
 
 def test_lora_goes_on_with_the_same_adapter(tmp_path):
@@ -289,13 +294,7 @@ def test_lora_goes_on_with_the_same_adapter(tmp_path):
     assert len(trained) == len(top)
     for name, parameter in trained.items():
         assert parameter.requires_grad and torch.equal(parameter, top[name.replace(".default", "")])
-    # Killed in the middle of the second iteration
-    for name in ("adapter_model.safetensors", "trainer_state.json"):
-        (last / name).unlink()
-    shutil.rmtree(last / "checkpoint-2")
-    assert iterate(2, command) == 0
-    resumed = load_file(last / "adapter_model.safetensors")
-    assert all(torch.equal(top[name], resumed[name]) for name in top)
+    check_a_kill_in_the_middle(command, last, "adapter_model.safetensors")
 
 
 @pytest.mark.parametrize(

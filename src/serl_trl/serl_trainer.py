@@ -11,9 +11,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallba
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOTrainer
 
-from .engine.adapters import is_adapter, load_trainable
+from .engine.adapters import load_trainable
 from .engine.log_probabilities import token_logps
-from .engine.models import context_length, load_model_config, load_tokenizer
+from .engine.models import base_model, context_length, load_model_config, load_tokenizer
 from .engine.sampling_settings import attributes
 from .engine.vllm import prepare_vllm
 from .engine.vllm_cpu import started_on_cpu
@@ -100,9 +100,11 @@ class SeRLTrainer(GRPOTrainer):
         if resume.last_checkpoint(args.output_dir) is None:
             resume.resolve_checkpoint(None, args)  # raises now where `train` could do nothing but raise
         self.seeds = read_seeds(train_dataset)
-        if isinstance(model, str) and is_adapter(model):
+        used = {}
+        if isinstance(model, str) and base_model(model) is not None:
             model = load_trainable(model, peft_config, quantization_config, args)
             peft_config = quantization_config = None  # the model has them
+            used = {"model_init_kwargs": None}  # else TRL would warn that they are ignored
         model_config = load_model_config(model, args)
         checks.check_weights(model, model_config, quantization_config, peft_config, args)
         if processing_class is None:
@@ -110,9 +112,7 @@ class SeRLTrainer(GRPOTrainer):
         self.seeds = checks.usable_seeds(self.seeds, processing_class, context_length(model_config, args), args)
         self._rewards: torch.Tensor | None = None  # (rows of all processes, reward functions), of the last batch
 
-        # TRL refuses `model_init_kwargs` for a model that is loaded.
-        kwargs = args.model_init_kwargs if isinstance(model, str) else None
-        with started_on_cpu(args), attributes(args, {"model_init_kwargs": kwargs}):
+        with started_on_cpu(args), attributes(args, used):
             super().__init__(
                 model=model,
                 reward_funcs=self_play_reward if reward_funcs is None else reward_funcs,

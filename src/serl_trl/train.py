@@ -105,7 +105,8 @@ def make_trainer(script_args, training_args, model_args):
     from transformers.utils import is_peft_available
     from trl import get_peft_config, get_quantization_config
 
-    from .engine.adapters import check_mergeable, is_adapter
+    from .engine.adapters import check_mergeable
+    from .engine.models import base_model
     from .hub.push import HUB_ERRORS, reason
     from .seeds import read_seeds
     from .serl_trainer import SeRLTrainer
@@ -126,7 +127,7 @@ def make_trainer(script_args, training_args, model_args):
         **(training_args.model_init_kwargs or {}),
     }
 
-    has_adapter = model_args.use_peft or is_adapter(model_args.model_name_or_path)
+    has_adapter = model_args.use_peft or base_model(model_args.model_name_or_path) is not None
     if script_args.merge and not has_adapter:
         raise ValueError("merge is True, and there is no adapter to merge. Set use_peft to True, or leave merge out.")
     if has_adapter and not is_peft_available():

@@ -128,11 +128,6 @@ def _merged(layer) -> Iterator[None]:
             parameter.data = data
 
 
-def is_adapter(folder: str | Path) -> bool:
-    """Return whether `folder` holds a saved adapter."""
-    return (Path(folder) / "adapter_config.json").is_file()
-
-
 def load_trainable(folder: str, peft_config, quantization_config, args) -> nn.Module:
     """Return the adapter saved in `folder` on its base model, so that training goes on with it.
 

@@ -44,37 +44,36 @@ def evaluate_trainer(trainer, eval_dataset=None, prefix: str = "eval") -> dict[s
         raise ValueError("There is nothing to evaluate on. Pass eval_dataset, here or to the trainer.")
     if isinstance(rows, str) and isinstance(own, dict):
         rows = own.get(rows, rows)
-    rows = labelled_rows(rows, trainer.args.answer_format)
     if not isinstance(rows, dict):
-        return _evaluate_rows(trainer, rows, prefix)
-    metrics = [_evaluate_rows(trainer, part, f"{prefix}_{name}") for name, part in rows.items()]
+        return _evaluate_rows(trainer, rows, card_name(rows), prefix)
+    metrics = [_evaluate_rows(trainer, part, name, f"{prefix}_{name}") for name, part in rows.items()]
     return {key: value for part in metrics for key, value in part.items()}
 
 
-def _evaluate_rows(trainer, rows: Dataset, prefix: str) -> dict[str, float]:
+def _evaluate_rows(trainer, source, name: str, prefix: str) -> dict[str, float]:
     """Sample answers to all instructions in one call, and log every metric with its interval, and `results` for the card.
 
     What is logged as `eval_pass@1`, `eval_pass@1_low` and `eval_pass@1_high` is `eval/pass@1` and so on in TensorBoard and
     other trackers. Sampling draws from generators of its own, so that training goes on as if there had been no evaluation;
-    a vLLM server has its generators to itself. `rows` are from [`labelled_rows`].
+    a vLLM server has its generators to itself. `source` is as in [`load_labelled`], `name` its name in the card.
     """
     args, sampler = trainer.args, trainer.loader.sampler
-    num_samples = args.num_generations_eval or args.num_generations
     trainer._last_loaded_step = -1  # `load_best_model_at_end` changes weights without a step: vLLM takes them afresh
     trainer.model.eval()
-    labelled = load_labelled(rows, answer_format=args.answer_format)
+    rows = load_labelled(source, answer_format=args.answer_format)
     with own_generators(engine_seed(trainer), trainer.accelerator.device):
         template = load_template(args.prompt_template)
-        prompt_ids = sampler.tokenize([answer_prompt(row["instruction"], template) for row in labelled])
-        groups = sampler.sample(prompt_ids, num_samples)
-    summary = summarize(score_all(sampler, labelled, map(as_sample, groups), args.answer_format))
+        prompt_ids = sampler.tokenize([answer_prompt(row["instruction"], template) for row in rows])
+        groups = sampler.sample(prompt_ids, trainer.num_generations_eval)
+    summary = summarize(score_all(sampler, rows, map(as_sample, groups), args.answer_format))
     metrics = {f"{prefix}_{name}": value["value"] for name, value in summary.items()}
     metrics |= {f"{prefix}_{name}_{end}": value[end] for name, value in summary.items() for end in ("low", "high")}
     trainer.model.eval()  # continuous batching ends in training mode, and TRL's log asks for the mode
     trainer.log(dict(metrics))
     measured = {name: getattr(args, name) for name in ("temperature", "max_completion_length")}
-    measured |= {"num_samples": num_samples, "instructions": len(rows), "step": trainer.state.global_step}
-    trainer.state.log_history[-1]["results"] = card_results(rows.info.dataset_name, summary, measured)
+    measured |= {"num_samples": trainer.num_generations_eval, "instructions": len(rows)}
+    measured["step"] = trainer.state.global_step
+    trainer.state.log_history[-1]["results"] = card_results(name, summary, measured)
     trainer.control = trainer.callback_handler.on_evaluate(args, trainer.state, trainer.control, metrics)
     return metrics
 

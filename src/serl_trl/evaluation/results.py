@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from ..answers.comparing import answers_equal
 from ..answers.reading import parse_true_answer
 from ..answers.voting import answer_classes, read_answers
+from ..self_play.sampler import judge_once
 from .metrics import by_level, paired_difference, summarize
 from .samples import setting_differences
 
@@ -37,12 +38,11 @@ def score_all(sampler, rows: Sequence[dict], samples: Iterable[dict], answer_for
 
     `rows` and `samples`, shape (instructions,), are from [`load_labelled`] and [`as_sample`].
     """
-    own = [
-        (index, score(row, sample["completions"], sample["truncated"], answer_format))
-        for index, (row, sample) in enumerate(zip(rows, samples, strict=True))
-        if index % sampler.num_processes == sampler.rank
-    ]
-    return [row for _, row in sorted(sampler.gather(own), key=lambda pair: pair[0])]
+
+    def score_one(row: dict, sample: dict) -> dict:
+        return score(row, sample["completions"], sample["truncated"], answer_format)
+
+    return judge_once(sampler, zip(rows, samples, strict=True), score_one)
 
 
 def dataset_results(source: str, rows: Sequence[dict]) -> dict:

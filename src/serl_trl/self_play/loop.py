@@ -13,7 +13,7 @@ from .funnel import Funnel
 from .labels import MajorityLabels, TrueAnswerLabels
 from .ledger import Ledger
 from .prompt import answer_prompt, load_template
-from .sampler import Sampler
+from .sampler import Sampler, judge_once
 from .settings import SelfPlaySettings
 from .sources import SeedPasses, SelfInstruction
 
@@ -94,14 +94,15 @@ class SelfPlayLoader:
         return list(zip(prompt_ids, groups, strict=True))
 
     def label(self, admitted: list[Candidate], answered: list[Answered], funnel: Funnel) -> list[Vote]:
-        """Label each group in one process only and share the outcome: time-outs could differ between processes."""
+        """Label each group, in one process only."""
+
+        def label(candidate: Candidate, answered: Answered) -> Vote:
+            texts = [completion.text for completion in answered[1]]
+            truncated = [completion.truncated for completion in answered[1]]
+            return self.labels.label(candidate.instruction, texts, truncated)
+
         with funnel.timed("vote"):
-            own = []
-            for index in range(self.sampler.rank, len(admitted), self.sampler.num_processes):
-                texts = [completion.text for completion in answered[index][1]]
-                truncated = [completion.truncated for completion in answered[index][1]]
-                own.append((index, self.labels.label(admitted[index].instruction, texts, truncated)))
-            votes = [vote for _, vote in sorted(self.sampler.gather(own), key=lambda pair: pair[0])]
+            votes = judge_once(self.sampler, zip(admitted, answered, strict=True), label)
             funnel.count_votes(votes)
         return votes
 
@@ -167,11 +168,16 @@ class SelfPlayLoader:
         name = f"Self-play, generation batch {self.batch_index + 1}"
         return tqdm(total=self.num_groups, desc=name, unit="group", leave=False, disable=hidden)
 
+    @property
+    def made_by(self) -> list[str]:
+        """The kinds of source and labels that the batches come from."""
+        return [type(self.source).__name__, type(self.labels).__name__]
+
     def state_dict(self) -> dict:
         """Return all that the next batches depend on, as JSON takes it."""
         return {
             "batch_index": self.batch_index,
-            "made_by": [type(self.source).__name__, type(self.labels).__name__],
+            "made_by": self.made_by,
             "source": self.source.state_dict(),
             "surplus": [group.to_dict() for group in self.surplus],
             "past": self.past,
@@ -180,11 +186,10 @@ class SelfPlayLoader:
 
     def load_state_dict(self, state: dict) -> None:
         """Go on after `state`: the next batch is the one that would have come, and the ledger ends before it."""
-        made_by = [type(self.source).__name__, type(self.labels).__name__]
-        if state["made_by"] != made_by:
+        if state["made_by"] != self.made_by:
             raise ValueError(
                 f"The checkpoint is of {' and '.join(state['made_by'])}, and the run would go on with "
-                f"{' and '.join(made_by)}. Set instruction_source and label_source back, or begin a new run."
+                f"{' and '.join(self.made_by)}. Set instruction_source and label_source back, or begin a new run."
             )
         self.batch_index, self.past = state["batch_index"], state["past"]
         self.source.load_state_dict(state["source"])

@@ -1,6 +1,6 @@
 """Where completions come from: what the loop needs of an engine, and one that answers from a script."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 from zlib import crc32
 
@@ -33,6 +33,12 @@ class Sampler(Protocol):
 
     def gather(self, objects: list) -> list:
         """Return the objects of all processes, in rank order."""
+
+
+def judge_once(sampler: Sampler, items: Iterable[tuple], judge: Callable) -> list:
+    """Return `judge(*item)` for each item, from one process only and the same on all: time-outs could differ."""
+    own = [(index, judge(*item)) for index, item in enumerate(items) if index % sampler.num_processes == sampler.rank]
+    return [judged for _, judged in sorted(sampler.gather(own), key=lambda pair: pair[0])]
 
 
 class ScriptedSampler:

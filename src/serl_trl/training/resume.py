@@ -9,11 +9,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import TrainerState
-from transformers.trainer import TRAINER_STATE_NAME
 
 from ..atomic_write import atomic_write
 from ..self_play.ledger import LEDGER_FOLDER
-from .checkpoints import STATE_FILE, is_complete, last_checkpoint
+from .checkpoints import STATE_FILE, TRAINER_STATE_FILE, is_complete, last_checkpoint
 from .schedule import is_over
 
 
@@ -132,10 +131,10 @@ def resolve_checkpoint(resume_from_checkpoint: str | bool | None, args) -> str |
             f"{checkpoint!r} is not a checkpoint of the run in output_dir {args.output_dir!r}, whose ledger would be "
             "overwritten. Set output_dir to the checkpoint's own folder, or to a new one."
         )
-    step = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME)).global_step
+    step = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_FILE)).global_step
     counts = load_loader_state(checkpoint)["totals"]["counts"]
     # Without the state at its end, the run was killed before it saved its model: it goes on to that.
-    if (step >= args.max_steps or is_over(args, counts)) and (Path(args.output_dir) / TRAINER_STATE_NAME).is_file():
+    if (step >= args.max_steps or is_over(args, counts)) and (Path(args.output_dir) / TRAINER_STATE_FILE).is_file():
         raise ValueError(
             f"{checkpoint!r} is at step {step}, with {counts.get('admitted', 0)} instructions admitted: nothing is left "
             f"to train (max_steps is {args.max_steps}, instructions_per_iteration {args.instructions_per_iteration}). "
