@@ -20,6 +20,7 @@ from .engine.vllm_cpu import started_on_cpu
 from .evaluation.in_training import evaluate_trainer, labelled_rows
 from .evaluation.model_index import evaluated_at
 from .hub.card import write_card
+from .hub.paper import PAPER
 from .hub.run_record import make_record
 from .rewards import self_play_reward
 from .seeds import Seeds, read_seeds
@@ -28,8 +29,9 @@ from .self_play.funnel import Funnel
 from .serl_config import SeRLConfig
 from .training import checks, resume
 from .training.advantages import kl_in_advantage, token_advantages
+from .training.ending import GracefulEnd
 from .training.loader import make_loader
-from .training.schedule import EndAfterInstructions, between_batches, follow_progress, is_finished, placeholder_rows
+from .training.schedule import follow_progress, is_finished, placeholder_rows
 
 
 class SeRLTrainer(GRPOTrainer):
@@ -45,7 +47,7 @@ class SeRLTrainer(GRPOTrainer):
     - `create_scheduler`: lets the learning rate come down by what ends the run.
     - `train`: refuses a folder that holds another run.
     - `evaluate`, `_evaluate`: measure pass@k and maj@k as `serl-trl eval` does, and no step twice.
-    - `_run_epoch`: trains no step more where a resumed run has them all.
+    - `_run_epoch`: trains no step more where a resumed run has them all, and leaves a checkpoint where it ends early.
     - `_save_checkpoint`, `_load_optimizer_and_scheduler`: the pair that TRL itself extends, for exact resume.
     - `_load_from_checkpoint`: loads the adapter that is trained, which Trainer overlooks beside the reference's.
     - `create_model_card`: adds how the model was trained, and the last evaluation.
@@ -68,18 +70,7 @@ class SeRLTrainer(GRPOTrainer):
 
     _tag_names = ["trl", "grpo", "serl"]
     _name = "SeRL"
-    _paper = {
-        "title": "SeRL: Self-Play Reinforcement Learning for Large Language Models with Limited Data",
-        "id": "2505.20347",
-        # docstyle-ignore
-        "citation": """@inproceedings{fang2025serl,
-    title     = {{SeRL: Self-Play Reinforcement Learning for Large Language Models with Limited Data}},
-    author    = {Wenkai Fang and Shunyu Liu and Yang Zhou and Kongcheng Zhang and Tongya Zheng and Kaixuan Chen and Mingli Song and Dacheng Tao},
-    booktitle = {Advances in Neural Information Processing Systems},
-    year      = {2025},
-    eprint    = {arXiv:2505.20347}
-}""",
-    }
+    _paper = PAPER
 
     def __init__(
         self,
@@ -127,16 +118,22 @@ class SeRLTrainer(GRPOTrainer):
             )
         prepare_vllm(self)
         self.loader = make_loader(self)
-        self.add_callback(EndAfterInstructions(self))
+        self.ending = GracefulEnd(self)
+        self.add_callback(self.ending)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
-        """Train as [`~transformers.Trainer.train`] does; for errors see [`resume.resolve_checkpoint`]."""
+        """Train as [`~transformers.Trainer.train`] does; for errors see [`resume.resolve_checkpoint`].
+
+        A signal ends it with a checkpoint, and then raises as [`GracefulEnd.watching`] says. A generation batch that
+        can't be filled ends it as if it were complete, and is in `ending.dry`.
+        """
         if resume_from_checkpoint or self.loader.batch_index == 0:
             resume_from_checkpoint = resume.resolve_checkpoint(resume_from_checkpoint, self.args)
         self.loader.totals = Funnel()  # of this call: `instructions_per_iteration` counts them
         # A second call starts at step 0 again: no rollouts and no engine weights of the first may be taken for fresh.
         self._step, self._buffered_inputs, self._last_loaded_step = 0, None, -1
-        return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
+        with self.ending.watching():
+            return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
         """Create Trainer's schedule; where `instructions_per_iteration` may end the run, it comes down with these."""
@@ -241,22 +238,24 @@ class SeRLTrainer(GRPOTrainer):
             old_logps = token_logps(self, output)
         return torch.where(sampling_logps.isnan(), old_logps, sampling_logps)
 
-    def _run_epoch(self, *args, **kwargs):
+    def _run_epoch(self, model, trial, **kwargs):
         # A run that was killed after its last checkpoint goes on to its end without training.
         if is_finished(self):
             self.control.should_training_stop = True
-        else:
-            super()._run_epoch(*args, **kwargs)
+            return
+        with self.ending.saving(model, trial):
+            super()._run_epoch(model=model, trial=trial, **kwargs)
 
     def _save_checkpoint(self, model, trial):
         if not self.args.save_only_model:
             name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
             folder = os.path.join(self._get_output_dir(trial=trial), name)
+            boundary = self.ending.boundary
             if self.args.should_save:
-                resume.save_loader_state(folder, self.loader.state_dict())
+                resume.save_loader_state(folder, boundary.loader)
             rank, sizes = self.accelerator.process_index, resume.rollout_sizes(self)
-            rollouts = None if between_batches(self) else self._buffered_inputs
-            resume.save_rollouts(folder, rank, self._step, sizes, rollouts)
+            resume.save_rollouts(folder, rank, boundary.micro_step, sizes, boundary.rollouts)
+            boundary.restore_generators()
             self.accelerator.wait_for_everyone()  # the checkpoint counts as complete only with all rollouts
         super()._save_checkpoint(model, trial)
 

@@ -38,7 +38,8 @@ def main(script_args, training_args, model_args):
     from .hub.privacy import shown_command
     from .hub.push import push_or_exit
     from .hub.run_record import changed_settings
-    from .training.resume import last_checkpoint
+    from .self_play.loop import DryBatchError
+    from .training.ending import DRY_EXIT_CODE
     from .training.summary import StepLines, summarize
 
     if training_args.hub_token:
@@ -53,12 +54,10 @@ def main(script_args, training_args, model_args):
     try:
         result = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     except KeyboardInterrupt:
-        last = last_checkpoint(training_args.output_dir)
-        advice = f"Add --resume_from_checkpoint true to go on from {last}." if last else "It had no checkpoint yet."
-        trainer.accelerator.print(
-            f"\nInterrupted after {trainer.state.global_step} steps. The ledger is in {training_args.output_dir}. {advice}"
-        )
         sys.exit(130)
+    except DryBatchError as error:  # the first one: nothing was trained
+        trainer.accelerator.print(f"error: {error}")
+        sys.exit(DRY_EXIT_CODE)
 
     # Evaluate, where there is something to evaluate on
     if trainer.eval_dataset is not None and not evaluated_at(trainer.state.log_history, trainer.state.global_step):
@@ -82,6 +81,11 @@ def main(script_args, training_args, model_args):
             push_instructions=script_args.push_instructions,
             revision=training_args.hub_revision,
         )
+
+    # Say why, if the training ended before its time
+    if trainer.ending.dry is not None:
+        trainer.accelerator.print("\n" + trainer.ending.why())
+        sys.exit(0 if trainer.ending.dry.learnt else DRY_EXIT_CODE)
 
 
 def merge_or_say(output_dir: str, trust_remote_code: bool) -> None:

@@ -1,6 +1,7 @@
 """Sampling through the trainer's engine: vLLM colocate, vLLM server or transformers."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 from accelerate.utils import gather_object
@@ -10,6 +11,10 @@ from ..self_play.carriers import Completion, Group, Message, SamplingSettings
 from .log_probabilities import log_probabilities
 from .models import tokenize_prompts
 from .sampling_settings import sampling_settings
+
+
+class EngineError(RuntimeError):
+    """Sampling failed on one process; all of them raise this, so that none waits for another."""
 
 
 class TrainerSampler:
@@ -38,12 +43,14 @@ class TrainerSampler:
         self, prompt_ids: Sequence[list[int]], num_completions: int, settings: SamplingSettings | None = None
     ) -> list[list[Completion]]:
         trainer = self.trainer
+        if trainer.model.training:
+            trainer.ending.check()
         repeated = [ids for ids in prompt_ids for _ in range(num_completions)]
         own = self._share(repeated, num_completions)
         # Transformers pads all it is given into one batch: no larger ones than the generation batch. vLLM schedules.
         chunk = len(own) if trainer.use_vllm else trainer.args.generation_batch_size // self.num_processes
         token_ids, logprobs = [], []
-        with sampling_settings(trainer, settings):
+        with self._failing_together(), sampling_settings(trainer, settings):
             for start in range(0, len(own), chunk):
                 ids, logps = trainer._generate_single_turn(own[start : start + chunk], None, {}, num_completions)
                 token_ids += ids
@@ -61,6 +68,21 @@ class TrainerSampler:
             replace(group, completions=tuple(replace(c, logprobs=tuple(next(logprobs))) for c in group.completions))
             for group in groups
         ]
+
+    @contextmanager
+    def _failing_together(self) -> Iterator[None]:
+        """Let all processes fail where one does, so that none waits for it."""
+        error = None
+        try:
+            yield
+        except Exception as raised:
+            if self.num_processes == 1:
+                raise
+            error = raised
+        own = None if error is None else f"process {self.rank}: {type(error).__name__}: {error}"
+        failures = [failure for failure in self.gather([own]) if failure is not None]
+        if failures:
+            raise EngineError("; ".join(failures)) from error
 
     def _share(self, rows: list, group_size: int) -> list:
         """Return this process's part: as many rows as the others have, in whole groups over all, copies at the end."""

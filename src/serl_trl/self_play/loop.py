@@ -23,6 +23,18 @@ logger = logging.getLogger(__name__)
 Answered = tuple[list[int], list[Completion]]  # the tokens of a prompt, and its completions
 
 
+class DryBatchError(RuntimeError):
+    """`max_rounds` rounds did not fill a generation batch.
+
+    Attributes:
+        learnt (`bool`): Whether most groups agreed more often than `max_pass_rate`, and so were too easy.
+    """
+
+    def __init__(self, message: str, learnt: bool):
+        super().__init__(message)
+        self.learnt = learnt
+
+
 class SelfPlayLoader:
     """Iterable of generation batches; every process iterates it in step and gets the same groups.
 
@@ -37,7 +49,7 @@ class SelfPlayLoader:
         show_progress (`bool`, *optional*, defaults to `False`): Whether to show a bar over the groups of each batch.
 
     Raises:
-        RuntimeError: by `next`, if `max_rounds` rounds don't fill a batch; it shows the funnel and what to change.
+        DryBatchError: by `next`, if `max_rounds` rounds don't fill a batch; it shows the funnel and what to change.
     """
 
     def __init__(
@@ -155,10 +167,11 @@ class SelfPlayLoader:
         """Begin a round, unless too many have passed without filling the batch."""
         settings = self.settings
         if funnel.rounds == settings.max_rounds:
-            raise RuntimeError(
+            raise DryBatchError(
                 f"{funnel.rounds} rounds of self-instruction (max_rounds) did not fill generation batch "
                 f"{self.batch_index} of {self.num_groups} groups:\n{funnel.describe()}\n"
-                f"{funnel.advice(settings.min_pass_rate, settings.max_pass_rate)}"
+                f"{funnel.advice(settings.min_pass_rate, settings.max_pass_rate)}",
+                learnt=sum(rate > settings.max_pass_rate for rate in funnel.pass_rates) > len(funnel.pass_rates) / 2,
             )
         funnel.rounds += 1
 

@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 from datasets import Dataset
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
-from transformers import TrainerCallback
 
 
 def placeholder_rows(args) -> Dataset:
@@ -30,17 +29,6 @@ def is_finished(trainer) -> bool:
     """Return whether a trainer has nothing left to train; a generation batch once begun is trained to its end."""
     over = between_batches(trainer) and is_over(trainer.args, trainer.loader.totals.counts)
     return over or trainer.state.global_step >= trainer.args.max_steps
-
-
-class EndAfterInstructions(TrainerCallback):
-    """End training when `instructions_per_iteration` instructions were admitted and the last batch is trained."""
-
-    def __init__(self, trainer):
-        self.trainer = trainer
-
-    def on_step_end(self, args, state, control, **kwargs):
-        if is_finished(self.trainer):
-            control.should_training_stop = True
 
 
 def follow_progress(scheduler: LRScheduler, num_training_steps: int, trainer) -> None:

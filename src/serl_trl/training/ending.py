@@ -1,0 +1,219 @@
+"""How a run ends before its time, with a checkpoint of all that it has trained: by a signal, a dry batch or an error."""
+
+import logging
+import os
+import random
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from transformers import TrainerCallback
+
+from ..engine.sampler import EngineError
+from ..self_play.loop import DryBatchError
+from .checkpoints import is_complete, last_checkpoint
+from .schedule import between_batches, is_finished
+
+
+logger = logging.getLogger(__name__)
+
+DRY_EXIT_CODE = 3  # of a command whose training a dry batch ended, unless the model has learnt its seeds
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+GO_ON = "To go on, add --resume_from_checkpoint true, or call train(resume_from_checkpoint=True)."
+
+
+class SignalReceived(Exception):
+    """One of the processes got a signal; all of them raise this at the same point."""
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """What a checkpoint holds beside model and optimizer, as it was between two optimizer steps.
+
+    Attributes:
+        step (`int`): Optimizer steps done.
+        loader (`dict`): State of the [`SelfPlayLoader`].
+        micro_step (`int`): Batches trained, TRL's `_step`.
+        rollouts (`list[dict[str, Tensor]]`, *optional*): TRL's `_buffered_inputs`; `None` at the end of a cycle.
+        generators (`tuple`): States of the global random generators, from which the engine samples.
+    """
+
+    step: int
+    loader: dict
+    micro_step: int
+    rollouts: list[dict[str, torch.Tensor]] | None
+    generators: tuple
+
+    @classmethod
+    def of(cls, trainer) -> "Boundary":
+        """Return where the trainer is now."""
+        on_gpu = trainer.accelerator.device.type == "cuda"
+        cuda = torch.cuda.get_rng_state(trainer.accelerator.device) if on_gpu else None
+        generators = random.getstate(), np.random.get_state(), torch.get_rng_state(), cuda
+        rollouts = None if between_batches(trainer) else trainer._buffered_inputs
+        return cls(trainer.state.global_step, trainer.loader.state_dict(), trainer._step, rollouts, generators)
+
+    def restore_generators(self) -> None:
+        """Set the global random generators back to this boundary, for Trainer to save their states."""
+        python, numpy, cpu, cuda = self.generators
+        random.setstate(python)
+        np.random.set_state(numpy)
+        torch.set_rng_state(cpu)
+        if cuda is not None:
+            torch.cuda.set_rng_state(cuda)
+
+
+class GracefulEnd(TrainerCallback):
+    """Ends a training at its last step, or before it by a signal, a dry batch or an error, with a checkpoint.
+
+    A step that was not finished is dropped: the checkpoint is the one of the last boundary between two steps.
+
+    Attributes:
+        dry (`DryBatchError`, *optional*): What ended the training, if a dry batch did.
+    """
+
+    def __init__(self, trainer):
+        self.trainer = trainer
+        # A launcher that is killed does not pass the signal on: its process then has another parent.
+        self.launcher = os.getppid() if "ACCELERATE_MIXED_PRECISION" in os.environ else None
+        self.reset()
+
+    def reset(self) -> None:
+        self.dry: DryBatchError | None = None
+        self.received: int | None = None  # the signal that this process got
+        self.agreed: int | None = None  # the signal that ends all processes
+        self.begun: Boundary | None = None  # where the present step began
+        self.updating: int | None = None  # the step whose update was begun
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        self.begun = Boundary.of(self.trainer)
+
+    def on_pre_optimizer_step(self, args, state, control, **kwargs):
+        self.updating = state.global_step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if is_finished(self.trainer) or self.signal_of_any():
+            control.should_training_stop = True
+            control.should_save = args.save_strategy != "no"
+
+    @property
+    def boundary(self) -> Boundary:
+        """The last boundary between two steps: where the present step began, unless it is done."""
+        if self.begun is not None and self.begun.step == self.trainer.state.global_step:
+            return self.begun
+        return Boundary.of(self.trainer)
+
+    def signal_of_any(self) -> int | None:
+        """Return the signal that one of the processes got, if one did; all of them call this together."""
+        lost = self.launcher is not None and os.getppid() != self.launcher
+        self.agreed = (
+            max(self.trainer.loader.sampler.gather([self.received or (signal.SIGHUP if lost else 0)])) or None
+        )
+        return self.agreed
+
+    def check(self) -> None:
+        """Raise [`SignalReceived`] on all processes if one of them got a signal."""
+        if self.signal_of_any():
+            raise SignalReceived
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Take signals for the length of a training, in the main thread; a second one acts as if nobody had.
+
+        Raises:
+            KeyboardInterrupt: at the end of the block, if SIGINT (Ctrl-C) ended the training.
+            SystemExit: likewise, with exit code 128 + its number, for SIGTERM and SIGHUP.
+        """
+        self.reset()
+        handlers = {}
+        if threading.current_thread() is threading.main_thread():
+            handlers = {number: signal.getsignal(number) for number in SIGNALS}
+        # What nohup or a shell has set to be ignored stays ignored.
+        handlers = {number: handler for number, handler in handlers.items() if handler not in (signal.SIG_IGN, None)}
+
+        def give_back():
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
+
+        def take(number, frame):
+            give_back()
+            self.received = number
+            name = signal.Signals(number).name
+            text = f"\n{name}: training ends after this step or round, with a checkpoint. Once more ends it at once.\n"
+            os.write(2, text.encode())  # not print, which the signal may have come in the middle of
+
+        for number in handlers:
+            signal.signal(number, take)
+        try:
+            yield
+        except KeyboardInterrupt:  # the second signal
+            self.trainer.accelerator.print(f"\nEnded at once. {self.where()}")
+            raise
+        finally:
+            give_back()
+        if self.agreed is not None:
+            name = signal.Signals(self.agreed).name
+            self.trainer.accelerator.print(f"\nEnded by {name}. {self.where()}")
+            if self.agreed == signal.SIGINT:
+                raise KeyboardInterrupt
+            sys.exit(128 + self.agreed)
+
+    @contextmanager
+    def saving(self, model, trial) -> Iterator[None]:
+        """Write a checkpoint if the block ends in the middle of a step; go on to the end of training if all agree on it.
+
+        Raises:
+            DryBatchError: if the first batch is dry: nothing was trained.
+        """
+        trainer = self.trainer
+        try:
+            yield
+        except (DryBatchError, SignalReceived) as end:
+            if isinstance(end, DryBatchError):
+                if trainer.state.global_step == 0:
+                    raise
+                self.dry = end
+                logger.warning(self.why())
+            trainer.control.should_training_stop = True
+            self.save(model, trial)
+        except Exception as error:
+            shared = isinstance(error, EngineError) or trainer.accelerator.num_processes == 1
+            if shared and self.updating != trainer.state.global_step:  # else processes or weights are not in step
+                try:
+                    self.save(model, trial)
+                except Exception as another:
+                    error.add_note(f"No checkpoint could be written: {type(another).__name__}: {another}")
+            error.add_note(self.where())
+            raise
+
+    def save(self, model, trial) -> None:
+        """Write a checkpoint of the last boundary, unless there is one or nothing was trained."""
+        trainer, args = self.trainer, self.trainer.args
+        folder = os.path.join(args.output_dir, f"checkpoint-{trainer.state.global_step}")
+        if args.save_strategy != "no" and trainer.state.global_step > 0 and not is_complete(folder):
+            trainer._save_checkpoint(model, trial)
+            trainer.control = trainer.callback_handler.on_save(args, trainer.state, trainer.control)
+
+    def why(self) -> str:
+        """Say why a dry batch ended the training, and whether that is success."""
+        step = self.trainer.state.global_step
+        if self.dry.learnt:
+            reason = (
+                "the model has learnt its seeds: it agrees with itself on most of what it writes. This is success."
+            )
+        else:
+            reason = "it no longer finds instructions to train on."
+        return f"Training ended after step {step}, since {reason}\n{self.dry}"
+
+    def where(self) -> str:
+        """Say in a sentence where the run can go on."""
+        step, args = self.trainer.state.global_step, self.trainer.args
+        if checkpoint := last_checkpoint(args.output_dir):
+            return f"The run is at step {step}, and its last checkpoint is {checkpoint}. {GO_ON}"
+        reason = "save_strategy is 'no'" if args.save_strategy == "no" else "no step was finished"
+        return f"The run is at step {step}, and it has no checkpoint, since {reason}."
