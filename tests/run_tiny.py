@@ -1,7 +1,7 @@
 """Train the tiny model in a process of its own: `torchrun tests/run_tiny.py OUTPUT_DIR SETTINGS [CHECKPOINT]`.
 
 Each process writes what it saw to OUTPUT_DIR/rank-N.json, and the weights it ends with to rank-N.safetensors. SETTINGS
-may have `lora` and `same_completions` beside those of `SeRLConfig`.
+may have `lora`, `same_completions` and `fails_on` (a process whose engine fails after step 3) beside those of `SeRLConfig`.
 """
 
 import json
@@ -38,7 +38,18 @@ class SameCompletions(TrainerSampler):
         return groups
 
 
-def make_trainer(output_dir, lora: bool = False, same_completions: bool = False, **settings) -> SeRLTrainer:
+class Failing(SeRLTrainer):
+    """A trainer whose engine fails after step 3."""
+
+    def _generate_single_turn(self, *args, **kwargs):
+        if self.state.global_step > 3:
+            raise RuntimeError("the engine broke")
+        return super()._generate_single_turn(*args, **kwargs)
+
+
+def make_trainer(
+    output_dir, lora: bool = False, same_completions: bool = False, fails_on: int | None = None, **settings
+) -> SeRLTrainer:
     """Return the trainer of the tiny model."""
     config = tiny_config(output_dir, **settings)
     if os.environ.get("ACCELERATE_USE_FSDP") == "true":
@@ -49,7 +60,8 @@ def make_trainer(output_dir, lora: bool = False, same_completions: bool = False,
         from peft import LoraConfig
 
         adapter = LoraConfig(r=4, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM")
-    trainer = SeRLTrainer(str(TINY_MODEL), config, tiny_seeds(), peft_config=adapter)
+    trainer_class = Failing if fails_on == int(os.environ.get("RANK", 0)) else SeRLTrainer
+    trainer = trainer_class(str(TINY_MODEL), config, tiny_seeds(), peft_config=adapter)
     if same_completions:
         trainer.loader.sampler = trainer.loader.source.sampler = SameCompletions(trainer)
     return trainer

@@ -35,7 +35,7 @@ with open(folder / "starts.jsonl", "a") as file:
     names = ("--model_name_or_path", "--seed", "--resume_from_checkpoint")
     file.write(json.dumps([option(name) for name in names]) + "\\n")
 behaviour = Path(option("--behaviour")).read_text() if option("--behaviour") else ""
-if folder.name in behaviour:
+if folder.name in behaviour and "dry" not in behaviour:
     if "checkpoint" in behaviour:
         (folder / "checkpoint-5").mkdir()
         for name in ("trainer_state.json", "serl_state.json"):
@@ -53,6 +53,8 @@ log = [{"reward": 0.25, "self_rewarding/pass_rate": 0.5}, {"reward": 0.75, "self
 if folder.name == "iteration-1":
     log.append({"eval_pass@1": 0.125})
 (folder / "trainer_state.json").write_text(json.dumps({"global_step": 2, "log_history": log}))
+if behaviour.startswith("dry") and folder.name in behaviour:
+    sys.exit(3)
 """
 
 
@@ -105,6 +107,13 @@ def test_a_failing_iteration_ends_the_run_and_the_same_command_goes_on(stub, cap
     assert "run/iteration-2 goes on from run/iteration-2/checkpoint-5." in capfd.readouterr().out
     assert starts(2) == [["run/iteration-1", "43", None], ["run/iteration-1", "43", "true"]]
     assert len(starts(1)) == len(starts(3)) == 1
+
+
+def test_a_dry_iteration_is_gone_on_from(stub, capfd):
+    Path("behaviour").write_text("dry iteration-2")
+    assert iterate(3, stub) == 0
+    assert "run/iteration-2 ended early" in capfd.readouterr().out
+    assert starts(3) == [["run/iteration-2", "44", None]]
 
 
 def test_an_iteration_that_was_taken_away_ends_the_run(stub):

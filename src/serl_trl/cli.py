@@ -19,6 +19,8 @@ COMMANDS = {
     "plan": (".plan", "Say what training takes of a GPU's memory, and write the recipe that fits."),
 }
 
+DRY_EXIT_CODE = 3  # of a training that ends since it finds no more instructions, unless it has learnt its seeds
+
 
 def command_parser(*dataclasses, parser_class: type[ArgumentParser] = ArgumentParser, **settings) -> ArgumentParser:
     """Return a parser with defaults in its help, and one sentence for a bad argument without the usage before it."""

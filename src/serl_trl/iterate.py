@@ -14,7 +14,7 @@ from pathlib import Path
 import yaml
 
 from .atomic_write import atomic_write
-from .cli import COMMANDS, command_parser, one_sentence
+from .cli import COMMANDS, DRY_EXIT_CODE, command_parser, one_sentence
 from .launch import make_launch_parser, recipe_arguments
 from .training.checkpoints import TRAINER_STATE_FILE, last_checkpoint
 
@@ -145,7 +145,9 @@ def iterate(iterations: int, command: list[str]) -> int:
         if signal_number is not None:
             print(f"\nInterrupted in {folder}. Run the same command again to go on.", file=sys.stderr)
             return 128 + signal_number
-        if code != 0:
+        if code == DRY_EXIT_CODE and final_state(folder) is not None:
+            print(f"{folder} ended early, since it found no more instructions. The next goes on from its model.")
+        elif code != 0:
             print(f"error: {folder} ended with exit code {code}. Run the same command to go on.", file=sys.stderr)
             return code
         if final_state(folder) is None:

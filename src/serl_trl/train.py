@@ -10,7 +10,7 @@ import sys
 from dataclasses import MISSING, dataclass
 from pathlib import Path
 
-from .cli import COMMANDS, command_parser, one_sentence
+from .cli import COMMANDS, DRY_EXIT_CODE, command_parser, one_sentence
 from .launch import launch, make_launch_parser, recipe_arguments, shipped, without
 from .self_play.settings import setting
 
@@ -39,7 +39,6 @@ def main(script_args, training_args, model_args):
     from .hub.push import push_or_exit
     from .hub.run_record import changed_settings
     from .self_play.loop import DryBatchError
-    from .training.ending import DRY_EXIT_CODE
     from .training.summary import StepLines, summarize
 
     if training_args.hub_token:

@@ -22,7 +22,6 @@ from .schedule import between_batches, is_finished
 
 logger = logging.getLogger(__name__)
 
-DRY_EXIT_CODE = 3  # of a command whose training a dry batch ended, unless the model has learnt its seeds
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 GO_ON = "To go on, add --resume_from_checkpoint true, or call train(resume_from_checkpoint=True)."
 
@@ -178,7 +177,7 @@ class GracefulEnd(TrainerCallback):
                 if trainer.state.global_step == 0:
                     raise
                 self.dry = end
-                logger.warning(self.why())
+                logger.warning(f"{self.why()}\n{end}")
             trainer.control.should_training_stop = True
             self.save(model, trial)
         except Exception as error:
@@ -208,7 +207,7 @@ class GracefulEnd(TrainerCallback):
             )
         else:
             reason = "it no longer finds instructions to train on."
-        return f"Training ended after step {step}, since {reason}\n{self.dry}"
+        return f"Training ended after step {step}, since {reason}"
 
     def where(self) -> str:
         """Say in a sentence where the run can go on."""
