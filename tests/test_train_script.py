@@ -80,7 +80,7 @@ def test_ctrl_c_keeps_the_ledger_and_says_how_to_go_on(tmp_path):
         (["--seeds", "missing.jsonl"], "error: There is no file 'missing.jsonl'"),
         (
             ["--seeds", "x.jsonl", "--resume_from_checkpoint", "nowhere"],
-            "error: There is no complete checkpoint of self-play in 'nowhere'",
+            "error: There is no whole checkpoint of self-play in 'nowhere'",
         ),
     ],
 )

@@ -6,13 +6,15 @@ import os
 from pathlib import Path
 
 import torch
+from accelerate.utils import broadcast_object_list
 from safetensors import safe_open
 from safetensors.torch import save_file
 from transformers import TrainerState
 
 from ..atomic_write import atomic_write
 from ..self_play.ledger import LEDGER_FOLDER
-from .checkpoints import STATE_FILE, TRAINER_STATE_FILE, is_complete, last_checkpoint
+from .checkpoints import STATE_FILE, TRAINER_STATE_FILE, find_damage, last_checkpoint, list_checkpoints
+from .same_run import check_same_run, describe_changes
 from .schedule import is_over
 
 
@@ -30,9 +32,10 @@ def load_loader_state(checkpoint: str | os.PathLike) -> dict:
     return json.loads((Path(checkpoint) / STATE_FILE).read_text(encoding="utf-8"))
 
 
-def rollout_sizes(trainer) -> dict[str, int]:
-    """Return the sizes that buffered rollouts depend on."""
+def rollout_sizes(trainer) -> dict:
+    """Return the settings that buffered rollouts depend on: how many they are, and which tensors they need."""
     names = ("generation_batch_size", "steps_per_generation", "num_generations", "num_iterations")
+    names += ("beta", "advantage_estimator", "loss_type", "use_vllm")
     sizes = {name: getattr(trainer.args, name) for name in names}
     return {"processes": trainer.accelerator.num_processes} | sizes
 
@@ -95,42 +98,64 @@ def _rollouts_path(checkpoint: str | os.PathLike, rank: int) -> Path:
     return Path(checkpoint) / f"serl_rollouts_{rank}.safetensors"
 
 
-def resolve_checkpoint(resume_from_checkpoint: str | bool | None, args) -> str | None:
+def resolve_checkpoint(resume_from_checkpoint: str | bool | None, args, facts: dict | None = None) -> str | None:
     """Return the checkpoint to go on from, or `None` for a new run in a folder that holds no other.
 
+    The first process reads the files, and all get what it finds.
+
     Args:
-        resume_from_checkpoint (`str` or `bool`, *optional*): A folder, or `True` (`"true"`) for the last one.
+        resume_from_checkpoint (`str` or `bool`, *optional*):
+            A folder, or `True` (`"true"`) for the last whole checkpoint; there is none before the first save.
         args ([`SeRLConfig`]): The settings.
+        facts (`dict`, *optional*): From [`run_facts`]; the checkpoint must be of the same run.
 
     Raises:
         ValueError:
-            If `output_dir` holds another run, if there is no such checkpoint, or if it is already at `max_steps`.
+            If `output_dir` holds another run, if there is no such checkpoint or it is damaged, if it is of another run,
+            or if it is already at `max_steps`.
     """
+    found = [None, None]  # checkpoint, error
+    if args.process_index == 0:
+        try:
+            found[0] = _find_checkpoint(resume_from_checkpoint, args)
+            if found[0] is not None and facts is not None:
+                check_same_run(found[0], facts)
+        except ValueError as error:
+            found[1] = str(error)
+    broadcast_object_list(found)
+    if found[1] is not None:
+        raise ValueError(found[1])
+    return found[0]
+
+
+def begin_or_resume(trainer, resume_from_checkpoint: str | bool | None) -> str | None:
+    """Return the checkpoint that a [`SeRLTrainer`] goes on from, and say what has changed; clear the way of a new run.
+
+    Errors as in [`resolve_checkpoint`].
+    """
+    checkpoint = resolve_checkpoint(resume_from_checkpoint, trainer.args, trainer.run_facts)
+    if trainer.args.process_index == 0:
+        if checkpoint is None:
+            if resume_from_checkpoint:
+                logger.warning(f"There is no checkpoint in {trainer.args.output_dir} yet: the run begins.")
+            _set_ledger_aside(Path(trainer.args.output_dir))
+        elif changes := describe_changes(checkpoint, trainer.run_facts):
+            logger.warning(changes)
+    trainer.accelerator.wait_for_everyone()
+    return checkpoint
+
+
+def _find_checkpoint(resume_from_checkpoint: str | bool | None, args) -> str | None:
+    is_asked_for = bool(resume_from_checkpoint)
     last = last_checkpoint(args.output_dir)
-    holds_ledger = any((Path(args.output_dir) / LEDGER_FOLDER).glob("*.parquet"))
-    if not resume_from_checkpoint:
-        if last is not None:
-            raise ValueError(
-                f"output_dir {args.output_dir!r} holds another run. Set resume_from_checkpoint to {last!r} to go on "
-                "with it, or output_dir to a new folder."
-            )
-        if holds_ledger:
-            raise ValueError(
-                f"output_dir {args.output_dir!r} holds the ledger of another run, and no checkpoint to go on from. "
-                "Set output_dir to a new folder, or remove it."
-            )
+    if is_asked_for and str(resume_from_checkpoint).lower() != "true":
+        checkpoint = str(resume_from_checkpoint)
+        _check_named(checkpoint, args.output_dir)
+    elif is_asked_for and last is not None:
+        checkpoint = _last_whole(args.output_dir)
+    else:
+        _check_free(args.output_dir, last)
         return None
-    checkpoint = last if str(resume_from_checkpoint).lower() == "true" else str(resume_from_checkpoint)
-    if checkpoint is None or not is_complete(checkpoint):
-        raise ValueError(
-            f"There is no complete checkpoint of self-play in {checkpoint or args.output_dir!r}. "
-            + (f"The last one is {last!r}." if last else "Start without resume_from_checkpoint, in a new output_dir.")
-        )
-    if holds_ledger and Path(checkpoint).resolve().parent != Path(args.output_dir).resolve():
-        raise ValueError(
-            f"{checkpoint!r} is not a checkpoint of the run in output_dir {args.output_dir!r}, whose ledger would be "
-            "overwritten. Set output_dir to the checkpoint's own folder, or to a new one."
-        )
     step = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_FILE)).global_step
     counts = load_loader_state(checkpoint)["totals"]["counts"]
     # Without the state at its end, the run was killed before it saved its model: it goes on to that.
@@ -141,3 +166,67 @@ def resolve_checkpoint(resume_from_checkpoint: str | bool | None, args) -> str |
             "Raise what ended the run to go on."
         )
     return checkpoint
+
+
+def _check_free(output_dir: str, last: str | None) -> None:
+    """Raise `ValueError` if a new run would overwrite another; what one left that never saved anything is none."""
+    if last is not None:
+        raise ValueError(
+            f"output_dir {output_dir!r} holds another run. Set resume_from_checkpoint to {last!r} to go on with it, or "
+            "output_dir to a new folder."
+        )
+    holds_ledger = any((Path(output_dir) / LEDGER_FOLDER).glob("*.parquet"))
+    models = [path for path in list_checkpoints(output_dir) if not (path / STATE_FILE).is_file()]  # save_only_model
+    if holds_ledger and (models or (Path(output_dir) / TRAINER_STATE_FILE).is_file()):
+        raise ValueError(
+            f"output_dir {output_dir!r} holds the model of another run, and no checkpoint to go on from. Set output_dir "
+            "to a new folder."
+        )
+
+
+def _check_named(checkpoint: str, output_dir: str) -> None:
+    """Raise `ValueError` if a run in `output_dir` can't go on from a checkpoint."""
+    if damage := find_damage(checkpoint):
+        whole = next((str(path) for path in list_checkpoints(output_dir) if find_damage(path) is None), None)
+        raise ValueError(
+            f"There is no whole checkpoint of self-play in {checkpoint!r}: {damage}. "
+            + (
+                f"The last one is {whole!r}."
+                if whole
+                else "Start without resume_from_checkpoint, in a new output_dir."
+            )
+        )
+    holds_ledger = any((Path(output_dir) / LEDGER_FOLDER).glob("*.parquet"))
+    if holds_ledger and Path(checkpoint).resolve().parent != Path(output_dir).resolve():
+        raise ValueError(
+            f"{checkpoint!r} is not a checkpoint of the run in output_dir {output_dir!r}, whose ledger would be "
+            "overwritten. Set output_dir to the checkpoint's own folder, or to a new one."
+        )
+
+
+def _last_whole(output_dir: str) -> str:
+    """Return the last whole checkpoint, and warn of later ones; raise `ValueError` if none is whole."""
+    damaged = []
+    for path in list_checkpoints(output_dir):
+        damage = find_damage(path)
+        if damage is None:
+            if damaged:
+                logger.warning(f"The run goes on from {path}. Passed over: {'; '.join(damaged)}.")
+            return str(path)
+        damaged.append(f"{path.name}, {damage}")
+    raise ValueError(
+        f"No checkpoint in {output_dir!r} is whole: {'; '.join(damaged)}. Remove them to begin anew, or set output_dir to "
+        "a new folder."
+    )
+
+
+def _set_ledger_aside(output_dir: Path) -> None:
+    """Rename the ledger of a run that ended before its first checkpoint, and say so."""
+    ledger = output_dir / LEDGER_FOLDER
+    if not ledger.exists():
+        return
+    number = 1
+    while (aside := output_dir / f"{LEDGER_FOLDER}-unfinished-{number}").exists():
+        number += 1
+    ledger.rename(aside)
+    logger.warning(f"The run in {output_dir} begins anew: it had no checkpoint yet. Its ledger is now {aside}.")
