@@ -21,10 +21,16 @@ def is_complete(checkpoint: str | os.PathLike) -> bool:
     return (Path(checkpoint) / MANIFEST_FILE).is_file()
 
 
+def checkpoint_step(checkpoint: Path) -> int:
+    """Return the step at which a checkpoint was saved, by its name; -1 if it has another."""
+    number = checkpoint.name.removeprefix("checkpoint-")
+    return int(number) if number.isdigit() else -1
+
+
 def list_checkpoints(output_dir: str | os.PathLike) -> list[Path]:
-    """Return the checkpoints of a run, complete or not, the latest first."""
-    folders = [path for path in Path(output_dir).glob("checkpoint-*") if path.name[len("checkpoint-") :].isdigit()]
-    return sorted(folders, key=lambda path: int(path.name.rpartition("-")[2]), reverse=True)
+    """Return the checkpoints of a run, whole or not, the latest first."""
+    folders = [path for path in Path(output_dir).glob("checkpoint-*") if checkpoint_step(path) >= 0]
+    return sorted(folders, key=checkpoint_step, reverse=True)
 
 
 def last_checkpoint(output_dir: str | os.PathLike) -> str | None:

@@ -3,6 +3,8 @@
 import json
 import logging
 import os
+import shutil
+from itertools import count
 from pathlib import Path
 
 import torch
@@ -13,7 +15,15 @@ from transformers import TrainerState
 
 from ..atomic_write import atomic_write
 from ..self_play.ledger import LEDGER_FOLDER
-from .checkpoints import STATE_FILE, TRAINER_STATE_FILE, find_damage, last_checkpoint, list_checkpoints
+from .checkpoints import (
+    STATE_FILE,
+    TRAINER_STATE_FILE,
+    checkpoint_step,
+    find_damage,
+    is_complete,
+    last_checkpoint,
+    list_checkpoints,
+)
 from .same_run import check_same_run, describe_changes
 from .schedule import is_over
 
@@ -135,11 +145,10 @@ def begin_or_resume(trainer, resume_from_checkpoint: str | bool | None) -> str |
     """
     checkpoint = resolve_checkpoint(resume_from_checkpoint, trainer.args, trainer.run_facts)
     if trainer.args.process_index == 0:
-        if checkpoint is None:
-            if resume_from_checkpoint:
-                logger.warning(f"There is no checkpoint in {trainer.args.output_dir} yet: the run begins.")
-            _set_ledger_aside(Path(trainer.args.output_dir))
-        elif changes := describe_changes(checkpoint, trainer.run_facts):
+        if checkpoint is None and resume_from_checkpoint:
+            logger.warning(f"There is no checkpoint in {trainer.args.output_dir} yet: the run begins.")
+        _clear_the_way(Path(trainer.args.output_dir), checkpoint)
+        if checkpoint is not None and (changes := describe_changes(checkpoint, trainer.run_facts)):
             logger.warning(changes)
     trainer.accelerator.wait_for_everyone()
     return checkpoint
@@ -176,11 +185,10 @@ def _check_free(output_dir: str, last: str | None) -> None:
             "output_dir to a new folder."
         )
     holds_ledger = any((Path(output_dir) / LEDGER_FOLDER).glob("*.parquet"))
-    models = [path for path in list_checkpoints(output_dir) if not (path / STATE_FILE).is_file()]  # save_only_model
-    if holds_ledger and (models or (Path(output_dir) / TRAINER_STATE_FILE).is_file()):
+    if holds_ledger and (Path(output_dir) / TRAINER_STATE_FILE).is_file():
         raise ValueError(
-            f"output_dir {output_dir!r} holds the model of another run, and no checkpoint to go on from. Set output_dir "
-            "to a new folder."
+            f"output_dir {output_dir!r} holds a finished run, and no checkpoint to go on from. Set output_dir to a new "
+            "folder."
         )
 
 
@@ -220,13 +228,25 @@ def _last_whole(output_dir: str) -> str:
     )
 
 
-def _set_ledger_aside(output_dir: Path) -> None:
-    """Rename the ledger of a run that ended before its first checkpoint, and say so."""
-    ledger = output_dir / LEDGER_FOLDER
-    if not ledger.exists():
-        return
-    number = 1
-    while (aside := output_dir / f"{LEDGER_FOLDER}-unfinished-{number}").exists():
-        number += 1
-    ledger.rename(aside)
-    logger.warning(f"The run in {output_dir} begins anew: it had no checkpoint yet. Its ledger is now {aside}.")
+def _clear_the_way(output_dir: Path, checkpoint: str | None) -> None:
+    """Put away what a run that goes on from `checkpoint`, or begins, would otherwise mix with its own: what came later.
+
+    The half of a checkpoint whose save was cut off is removed. All else is renamed, and said.
+    """
+    step = -1
+    if checkpoint is not None:
+        step = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_FILE)).global_step
+    later = [path for path in list_checkpoints(output_dir) if checkpoint_step(path) > step]
+    aside = [path for path in later if is_complete(path) or (path / TRAINER_STATE_FILE).is_file()]
+    for path in set(later) - set(aside):
+        if (path / STATE_FILE).is_file():  # else it is none of this trainer's
+            shutil.rmtree(path)
+    if checkpoint is None and (output_dir / LEDGER_FOLDER).exists():
+        aside.append(output_dir / LEDGER_FOLDER)
+    for path in aside:
+        names = (f"_{path.name.removeprefix('_')}-unfinished-{number}" for number in count(1))
+        new_path = next(output_dir / name for name in names if not (output_dir / name).exists())
+        path.rename(new_path)
+        logger.warning(
+            f"{path} is now {new_path}: the run {f'goes on from {checkpoint}' if checkpoint else 'begins anew'}."
+        )

@@ -50,10 +50,11 @@ def run_facts(args, seeds: Seeds, config: PretrainedConfig, tokenizer: PreTraine
         "tokenizer": f"one of {len(tokenizer)} tokens ({_hash(sorted(tokenizer.get_vocab().items()))})",
         "seeds": f"{len(seeds.instructions)} texts ({_hash(seeds.true_answers if answered else seeds.instructions)})",
         "prompt_template": f"one with the content {_hash(prompts)}",
-        **{key: str(getattr(args, key)) for key in _OF_THE_RUN},
+        **{name: getattr(args, name) for name in _OF_THE_RUN},
     }
     settings = {key: value for key, value in changed_settings(args).items() if key not in run}
-    return {"run": run, "settings": settings | {"processes": args.world_size, "learning_rate": args.learning_rate}}
+    settings |= {"processes": args.world_size, "learning_rate": args.learning_rate}
+    return json.loads(json.dumps({"run": run, "settings": settings}))  # enumerations become their texts
 
 
 def describe_adapter(model) -> str:

@@ -43,8 +43,6 @@ def whole_checkpoint(trainer, trial) -> Iterator[None]:
         trainer.accelerator.wait_for_everyone()  # the manifest lists the files of all processes
         if args.should_save:
             write_manifest(folder)
-            best = trainer.state.best_model_checkpoint
-            rotate_checkpoints(str(run_dir), save_total_limit, best_model_checkpoint=best, use_mtime=True)
     except (OSError, RuntimeError, SafetensorError) as error:  # torch's and safetensors' for a full disk
         last, needed = last_checkpoint(run_dir), _bytes_of(folder)
         shutil.rmtree(folder, ignore_errors=True)
@@ -55,6 +53,8 @@ def whole_checkpoint(trainer, trial) -> Iterator[None]:
             f"{describe_disk(run_dir)} A checkpoint takes {'about' if last else 'more than'} {needed / 1e6:,.1f} MB. "
             + (f"Make room, and set resume_from_checkpoint to True to go on from {last}." if last else "Make room.")
         ) from error
+    if args.should_save:
+        rotate_checkpoints(str(run_dir), save_total_limit, trainer.state.best_model_checkpoint)
 
 
 def _bytes_of(folder: str | Path) -> int:
