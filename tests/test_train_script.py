@@ -14,7 +14,7 @@ from conftest import ROOT, TINY_MODEL, TINY_SETTINGS, tiny_seeds
 from datasets import load_dataset
 from huggingface_hub import ModelCard
 
-from serl_trl.training.resume import last_checkpoint
+from serl_trl.training.checkpoints import last_checkpoint
 
 
 TINY = TINY_SETTINGS | {"model_name_or_path": str(TINY_MODEL), "max_steps": 2, "disable_tqdm": False}

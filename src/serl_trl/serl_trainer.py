@@ -27,7 +27,7 @@ from .seeds import Seeds, read_seeds
 from .self_play.carriers import Group
 from .self_play.funnel import Funnel
 from .serl_config import SeRLConfig
-from .training import checks, resume
+from .training import beginning, checks, resume
 from .training.advantages import kl_in_advantage, token_advantages
 from .training.ending import GracefulEnd
 from .training.loader import make_loader
@@ -103,7 +103,7 @@ class SeRLTrainer(GRPOTrainer):
         self.seeds = checks.usable_seeds(self.seeds, processing_class, context_length(model_config, args), args)
         self.run_facts = run_facts(args, self.seeds, model_config, processing_class)
         if args.resume_from_checkpoint:
-            resume.resolve_checkpoint(args.resume_from_checkpoint, args, self.run_facts)
+            beginning.resolve_checkpoint(args.resume_from_checkpoint, args, self.run_facts)
         self._rewards: torch.Tensor | None = None  # (rows of all processes, reward functions), of the last batch
 
         with started_on_cpu(args), attributes(args, used):
@@ -126,13 +126,13 @@ class SeRLTrainer(GRPOTrainer):
         self.add_callback(self.ending)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
-        """Train as [`~transformers.Trainer.train`] does; for errors see [`resume.resolve_checkpoint`].
+        """Train as [`~transformers.Trainer.train`] does; for errors see [`beginning.resolve_checkpoint`].
 
         A signal ends it with a checkpoint, and then raises as [`GracefulEnd.watching`] says. A generation batch that
         can't be filled ends it as if it were complete, and is in `ending.dry`.
         """
         if resume_from_checkpoint or self.loader.batch_index == 0:
-            resume_from_checkpoint = resume.begin_or_resume(self, resume_from_checkpoint)
+            resume_from_checkpoint = beginning.begin_or_resume(self, resume_from_checkpoint)
         self.loader.totals = Funnel()  # of this call: `instructions_per_iteration` counts them
         # A second call starts at step 0 again: no rollouts and no engine weights of the first may be taken for fresh.
         self._step, self._buffered_inputs, self._last_loaded_step = 0, None, -1

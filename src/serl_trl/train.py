@@ -117,7 +117,7 @@ def make_trainer(script_args, training_args, model_args):
     from .hub.push import HUB_ERRORS, reason
     from .seeds import read_seeds
     from .serl_trainer import SeRLTrainer
-    from .training.resume import resolve_checkpoint
+    from .training.beginning import resolve_checkpoint
 
     resolve_checkpoint(training_args.resume_from_checkpoint, training_args)
 

@@ -9,7 +9,8 @@ import torch
 from conftest import TINY_MODEL, ledger_rows, tiny_config, tiny_seeds, weights
 
 from serl_trl import SeRLTrainer
-from serl_trl.training.resume import load_rollouts, resolve_checkpoint, save_rollouts
+from serl_trl.training.beginning import resolve_checkpoint
+from serl_trl.training.resume import load_rollouts, save_rollouts
 
 
 # Batches of 4, two a generation batch, each used twice: a cycle of 4 optimizer steps; step 6 is in its middle.
