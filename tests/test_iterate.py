@@ -38,7 +38,7 @@ behaviour = Path(option("--behaviour")).read_text() if option("--behaviour") els
 if folder.name in behaviour and "dry" not in behaviour:
     if "checkpoint" in behaviour:
         (folder / "checkpoint-5").mkdir()
-        for name in ("trainer_state.json", "serl_state.json"):
+        for name in ("trainer_state.json", "serl_state.json", "serl_manifest.json"):
             (folder / "checkpoint-5" / name).write_text("{}")
     if "sleep" in behaviour:
         try:

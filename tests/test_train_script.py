@@ -14,7 +14,7 @@ from conftest import ROOT, TINY_MODEL, TINY_SETTINGS, tiny_seeds
 from datasets import load_dataset
 from huggingface_hub import ModelCard
 
-from serl_trl.training.resume import last_checkpoint
+from serl_trl.training.checkpoints import last_checkpoint
 
 
 TINY = TINY_SETTINGS | {"model_name_or_path": str(TINY_MODEL), "max_steps": 2, "disable_tqdm": False}
@@ -79,7 +79,7 @@ def test_ctrl_c_keeps_the_ledger_and_says_how_to_go_on(tmp_path):
         (["--seeds", "missing.jsonl"], "error: There is no file 'missing.jsonl'"),
         (
             ["--seeds", "x.jsonl", "--resume_from_checkpoint", "nowhere"],
-            "error: There is no complete checkpoint of self-play in 'nowhere'",
+            "error: There is no whole checkpoint of self-play in 'nowhere'",
         ),
     ],
 )

@@ -2,13 +2,13 @@
 
 import os
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 from accelerate.utils import gather_object
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
-from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR
 from trl import GRPOTrainer
 
 from .engine.adapters import load_trainable
@@ -27,11 +27,13 @@ from .seeds import Seeds, read_seeds
 from .self_play.carriers import Group
 from .self_play.funnel import Funnel
 from .serl_config import SeRLConfig
-from .training import checks, resume
+from .training import beginning, checks, resume
 from .training.advantages import kl_in_advantage, token_advantages
 from .training.ending import GracefulEnd
 from .training.loader import make_loader
-from .training.schedule import follow_progress, is_finished, placeholder_rows
+from .training.same_run import describe_adapter, load_facts, run_facts
+from .training.saving import whole_checkpoint
+from .training.schedule import follow_learning_rate, follow_progress, is_finished, placeholder_rows
 
 
 class SeRLTrainer(GRPOTrainer):
@@ -88,8 +90,6 @@ class SeRLTrainer(GRPOTrainer):
         if not isinstance(args, SeRLConfig):
             raise ValueError(f"args must be a SeRLConfig, got {type(args).__name__}.")
         checks.check_parallelism(model, peft_config, args)
-        if resume.last_checkpoint(args.output_dir) is None:
-            resume.resolve_checkpoint(None, args)  # raises now where `train` could do nothing but raise
         self.seeds = read_seeds(train_dataset)
         used = {}
         if isinstance(model, str) and base_model(model) is not None:
@@ -101,6 +101,9 @@ class SeRLTrainer(GRPOTrainer):
         if processing_class is None:
             processing_class = load_tokenizer(model, args)
         self.seeds = checks.usable_seeds(self.seeds, processing_class, context_length(model_config, args), args)
+        self.run_facts = run_facts(args, self.seeds, model_config, processing_class)
+        if args.resume_from_checkpoint:
+            beginning.resolve_checkpoint(args.resume_from_checkpoint, args, self.run_facts)
         self._rewards: torch.Tensor | None = None  # (rows of all processes, reward functions), of the last batch
 
         with started_on_cpu(args), attributes(args, used):
@@ -116,19 +119,20 @@ class SeRLTrainer(GRPOTrainer):
                 quantization_config=quantization_config,
                 peft_config=peft_config,
             )
+        self.run_facts["run"]["adapter"] = describe_adapter(self.model)
         prepare_vllm(self)
         self.loader = make_loader(self)
         self.ending = GracefulEnd(self)
         self.add_callback(self.ending)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
-        """Train as [`~transformers.Trainer.train`] does; for errors see [`resume.resolve_checkpoint`].
+        """Train as [`~transformers.Trainer.train`] does; for errors see [`beginning.resolve_checkpoint`].
 
         A signal ends it with a checkpoint, and then raises as [`GracefulEnd.watching`] says. A generation batch that
         can't be filled ends it as if it were complete, and is in `ending.dry`.
         """
         if resume_from_checkpoint or self.loader.batch_index == 0:
-            resume_from_checkpoint = resume.resolve_checkpoint(resume_from_checkpoint, self.args)
+            resume_from_checkpoint = beginning.begin_or_resume(self, resume_from_checkpoint)
         self.loader.totals = Funnel()  # of this call: `instructions_per_iteration` counts them
         # A second call starts at step 0 again: no rollouts and no engine weights of the first may be taken for fresh.
         self._step, self._buffered_inputs, self._last_loaded_step = 0, None, -1
@@ -247,17 +251,9 @@ class SeRLTrainer(GRPOTrainer):
             super()._run_epoch(model=model, trial=trial, **kwargs)
 
     def _save_checkpoint(self, model, trial):
-        if not self.args.save_only_model:
-            name = f"{PREFIX_CHECKPOINT_DIR}-{self.state.global_step}"
-            folder = os.path.join(self._get_output_dir(trial=trial), name)
-            boundary = self.ending.boundary
-            if self.args.should_save:
-                resume.save_loader_state(folder, boundary.loader)
-            rank, sizes = self.accelerator.process_index, resume.rollout_sizes(self)
-            resume.save_rollouts(folder, rank, boundary.micro_step, sizes, boundary.rollouts)
-            boundary.restore_generators()
-            self.accelerator.wait_for_everyone()  # the checkpoint counts as complete only with all rollouts
-        super()._save_checkpoint(model, trial)
+        # A model alone is nothing to go on from.
+        with nullcontext() if self.args.save_only_model else whole_checkpoint(self, trial):
+            super()._save_checkpoint(model, trial)
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         if hasattr(self.model, "peft_config"):
@@ -272,6 +268,7 @@ class SeRLTrainer(GRPOTrainer):
             super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is None:
             return
+        follow_learning_rate(self, load_facts(checkpoint)["settings"]["learning_rate"])
         self.loader.load_state_dict(resume.load_loader_state(checkpoint))
         rollouts = resume.load_rollouts(checkpoint, self.accelerator.process_index, resume.rollout_sizes(self), device)
         if all(gather_object([rollouts is not None])):  # one process can't train its rollouts while another samples

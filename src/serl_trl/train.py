@@ -34,6 +34,7 @@ def main(script_args, training_args, model_args):
     """Run the whole job: seeds, model, trainer, train, save, push."""
     from transformers import ProgressCallback
 
+    from .atomic_write import WriteError
     from .evaluation.model_index import evaluated_at
     from .hub.privacy import shown_command
     from .hub.push import push_or_exit
@@ -57,6 +58,8 @@ def main(script_args, training_args, model_args):
     except DryBatchError as error:  # the first one: nothing was trained
         trainer.accelerator.print(f"error: {error}")
         sys.exit(DRY_EXIT_CODE)
+    except WriteError as error:
+        sys.exit(f"error: {error}")
 
     # Evaluate, where there is something to evaluate on
     if trainer.eval_dataset is not None and not evaluated_at(trainer.state.log_history, trainer.state.global_step):
@@ -113,7 +116,7 @@ def make_trainer(script_args, training_args, model_args):
     from .hub.push import HUB_ERRORS, reason
     from .seeds import read_seeds
     from .serl_trainer import SeRLTrainer
-    from .training.resume import resolve_checkpoint
+    from .training.beginning import resolve_checkpoint
 
     resolve_checkpoint(training_args.resume_from_checkpoint, training_args)
 

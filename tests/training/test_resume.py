@@ -9,7 +9,8 @@ import torch
 from conftest import TINY_MODEL, ledger_rows, tiny_config, tiny_seeds, weights
 
 from serl_trl import SeRLTrainer
-from serl_trl.training.resume import load_rollouts, resolve_checkpoint, save_rollouts
+from serl_trl.training.beginning import resolve_checkpoint
+from serl_trl.training.resume import load_rollouts, save_rollouts
 
 
 # Batches of 4, two a generation batch, each used twice: a cycle of 4 optimizer steps; step 6 is in its middle.
@@ -54,7 +55,7 @@ def test_resumed_runs_end_with_the_same_bits_and_the_same_ledger(whole_run, tmp_
 
 def test_checkpoints_hold_no_pickle_of_ours(whole_run):
     names = {path.name for path in (whole_run[0] / "checkpoint-6").iterdir() if "serl" in path.name}
-    assert names == {"serl_state.json", "serl_rollouts_0.safetensors"}
+    assert names == {"serl_state.json", "serl_run.json", "serl_manifest.json", "serl_rollouts_0.safetensors"}
     assert json.loads((whole_run[0] / "checkpoint-6" / "serl_state.json").read_text())["batch_index"] == 2
 
 
@@ -65,7 +66,7 @@ def test_a_folder_with_checkpoints_is_not_overwritten(whole_run):
     trainer.save_state()  # of a finished run
     with pytest.raises(ValueError, match="is at step 10, .*: nothing is left to train .max_steps is 10"):
         trainer.train(resume_from_checkpoint=True)
-    with pytest.raises(ValueError, match="no complete checkpoint of self-play in 'nowhere'. The last one is"):
+    with pytest.raises(ValueError, match="no whole checkpoint of self-play in 'nowhere': .* The last one is"):
         trainer.train(resume_from_checkpoint="nowhere")
 
 

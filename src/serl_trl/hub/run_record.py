@@ -16,7 +16,8 @@ RECORD_FILE = "_run.json"
 # No part of how the model came to be: where it lies, who may write it, what is shown, what follows from the rest.
 _NOT_IN_RECIPE = """
 accelerator_config debug disable_tqdm hub_always_push hub_model_id hub_private_repo hub_revision hub_strategy logging_dir
-model_init_kwargs output_dir pad_to_multiple_of push_to_hub report_to resume_from_checkpoint run_name steps_per_generation
+model_init_kwargs output_dir pad_to_multiple_of push_to_hub report_to resume_from_checkpoint run_name save_total_limit
+steps_per_generation
 """.split()
 
 

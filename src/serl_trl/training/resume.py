@@ -1,4 +1,4 @@
-"""Where a run goes on, and what a checkpoint holds beyond what Trainer saves, so that it goes on as if never interrupted."""
+"""What a checkpoint holds beyond what Trainer saves, so that a run goes on as if it had never been interrupted."""
 
 import json
 import logging
@@ -8,12 +8,9 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from transformers import TrainerState
 
 from ..atomic_write import atomic_write
-from ..self_play.ledger import LEDGER_FOLDER
-from .checkpoints import STATE_FILE, TRAINER_STATE_FILE, is_complete, last_checkpoint
-from .schedule import is_over
+from .checkpoints import STATE_FILE
 
 
 logger = logging.getLogger(__name__)
@@ -30,9 +27,10 @@ def load_loader_state(checkpoint: str | os.PathLike) -> dict:
     return json.loads((Path(checkpoint) / STATE_FILE).read_text(encoding="utf-8"))
 
 
-def rollout_sizes(trainer) -> dict[str, int]:
-    """Return the sizes that buffered rollouts depend on."""
+def rollout_sizes(trainer) -> dict:
+    """Return the settings that buffered rollouts depend on: how many they are, and which tensors they need."""
     names = ("generation_batch_size", "steps_per_generation", "num_generations", "num_iterations")
+    names += ("beta", "advantage_estimator", "loss_type", "use_vllm")
     sizes = {name: getattr(trainer.args, name) for name in names}
     return {"processes": trainer.accelerator.num_processes} | sizes
 
@@ -93,51 +91,3 @@ def load_rollouts(
 
 def _rollouts_path(checkpoint: str | os.PathLike, rank: int) -> Path:
     return Path(checkpoint) / f"serl_rollouts_{rank}.safetensors"
-
-
-def resolve_checkpoint(resume_from_checkpoint: str | bool | None, args) -> str | None:
-    """Return the checkpoint to go on from, or `None` for a new run in a folder that holds no other.
-
-    Args:
-        resume_from_checkpoint (`str` or `bool`, *optional*): A folder, or `True` (`"true"`) for the last one.
-        args ([`SeRLConfig`]): The settings.
-
-    Raises:
-        ValueError:
-            If `output_dir` holds another run, if there is no such checkpoint, or if it is already at `max_steps`.
-    """
-    last = last_checkpoint(args.output_dir)
-    holds_ledger = any((Path(args.output_dir) / LEDGER_FOLDER).glob("*.parquet"))
-    if not resume_from_checkpoint:
-        if last is not None:
-            raise ValueError(
-                f"output_dir {args.output_dir!r} holds another run. Set resume_from_checkpoint to {last!r} to go on "
-                "with it, or output_dir to a new folder."
-            )
-        if holds_ledger:
-            raise ValueError(
-                f"output_dir {args.output_dir!r} holds the ledger of another run, and no checkpoint to go on from. "
-                "Set output_dir to a new folder, or remove it."
-            )
-        return None
-    checkpoint = last if str(resume_from_checkpoint).lower() == "true" else str(resume_from_checkpoint)
-    if checkpoint is None or not is_complete(checkpoint):
-        raise ValueError(
-            f"There is no complete checkpoint of self-play in {checkpoint or args.output_dir!r}. "
-            + (f"The last one is {last!r}." if last else "Start without resume_from_checkpoint, in a new output_dir.")
-        )
-    if holds_ledger and Path(checkpoint).resolve().parent != Path(args.output_dir).resolve():
-        raise ValueError(
-            f"{checkpoint!r} is not a checkpoint of the run in output_dir {args.output_dir!r}, whose ledger would be "
-            "overwritten. Set output_dir to the checkpoint's own folder, or to a new one."
-        )
-    step = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_FILE)).global_step
-    counts = load_loader_state(checkpoint)["totals"]["counts"]
-    # Without the state at its end, the run was killed before it saved its model: it goes on to that.
-    if (step >= args.max_steps or is_over(args, counts)) and (Path(args.output_dir) / TRAINER_STATE_FILE).is_file():
-        raise ValueError(
-            f"{checkpoint!r} is at step {step}, with {counts.get('admitted', 0)} instructions admitted: nothing is left "
-            f"to train (max_steps is {args.max_steps}, instructions_per_iteration {args.instructions_per_iteration}). "
-            "Raise what ended the run to go on."
-        )
-    return checkpoint

@@ -47,3 +47,12 @@ def follow_progress(scheduler: LRScheduler, num_training_steps: int, trainer) ->
 
     if isinstance(scheduler, LambdaLR) and enough is not None:
         scheduler.lr_lambdas = [at_progress(rate) for rate in scheduler.lr_lambdas]
+
+
+def follow_learning_rate(trainer, saved: float) -> None:
+    """Let the learning rate of the settings hold, where optimizer and schedule were loaded with the `saved` one."""
+    ratio = trainer.args.learning_rate / saved
+    for group in trainer.optimizer.param_groups:
+        group |= {name: group[name] * ratio for name in {"lr", "initial_lr"} & group.keys()}
+    if hasattr(trainer.lr_scheduler, "base_lrs"):
+        trainer.lr_scheduler.base_lrs = [rate * ratio for rate in trainer.lr_scheduler.base_lrs]

@@ -1,0 +1,175 @@
+"""Where a run begins: anew, or from the last whole checkpoint of the same run."""
+
+import logging
+import shutil
+from itertools import count
+from pathlib import Path
+
+from accelerate.utils import broadcast_object_list
+from transformers import TrainerState
+
+from ..self_play.ledger import LEDGER_FOLDER
+from .checkpoints import (
+    STATE_FILE,
+    TRAINER_STATE_FILE,
+    checkpoint_step,
+    find_damage,
+    is_complete,
+    last_checkpoint,
+    list_checkpoints,
+)
+from .resume import load_loader_state
+from .same_run import check_same_run, describe_changes
+from .schedule import is_over
+
+
+logger = logging.getLogger(__name__)
+
+
+def resolve_checkpoint(resume_from_checkpoint: str | bool | None, args, facts: dict | None = None) -> str | None:
+    """Return the checkpoint to go on from, or `None` for a new run in a folder that holds no other.
+
+    The first process reads the files, and all get what it finds.
+
+    Args:
+        resume_from_checkpoint (`str` or `bool`, *optional*):
+            A folder, or `True` (`"true"`) for the last whole checkpoint; there is none before the first save.
+        args ([`SeRLConfig`]): The settings.
+        facts (`dict`, *optional*): From [`run_facts`]; the checkpoint must be of the same run.
+
+    Raises:
+        ValueError:
+            If `output_dir` holds another run, if there is no such checkpoint or it is damaged, if it is of another run,
+            or if it is already at `max_steps`.
+    """
+    found = [None, None]  # checkpoint, error
+    if args.process_index == 0:
+        try:
+            found[0] = _find_checkpoint(resume_from_checkpoint, args)
+            if found[0] is not None and facts is not None:
+                check_same_run(found[0], facts)
+        except ValueError as error:
+            found[1] = str(error)
+    broadcast_object_list(found)
+    if found[1] is not None:
+        raise ValueError(found[1])
+    return found[0]
+
+
+def begin_or_resume(trainer, resume_from_checkpoint: str | bool | None) -> str | None:
+    """Return the checkpoint that a [`SeRLTrainer`] goes on from, and say what has changed; clear the way of a new run.
+
+    Errors as in [`resolve_checkpoint`].
+    """
+    checkpoint = resolve_checkpoint(resume_from_checkpoint, trainer.args, trainer.run_facts)
+    if trainer.args.process_index == 0:
+        if checkpoint is None and resume_from_checkpoint:
+            logger.warning(f"There is no checkpoint in {trainer.args.output_dir} to go on from: the run begins.")
+        _clear_the_way(Path(trainer.args.output_dir), checkpoint)
+        if checkpoint is not None and (changes := describe_changes(checkpoint, trainer.run_facts)):
+            logger.warning(changes)
+    trainer.accelerator.wait_for_everyone()
+    return checkpoint
+
+
+def _find_checkpoint(resume_from_checkpoint: str | bool | None, args) -> str | None:
+    is_asked_for = bool(resume_from_checkpoint)
+    last = last_checkpoint(args.output_dir)
+    if is_asked_for and str(resume_from_checkpoint).lower() != "true":
+        checkpoint = str(resume_from_checkpoint)
+        _check_named(checkpoint, args.output_dir)
+    elif is_asked_for and last is not None:
+        checkpoint = _last_whole(args.output_dir)
+    else:
+        _check_free(args.output_dir, last)
+        return None
+    step = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_FILE)).global_step
+    counts = load_loader_state(checkpoint)["totals"]["counts"]
+    # Without the state at its end, the run was killed before it saved its model: it goes on to that.
+    if (step >= args.max_steps or is_over(args, counts)) and (Path(args.output_dir) / TRAINER_STATE_FILE).is_file():
+        raise ValueError(
+            f"{checkpoint!r} is at step {step}, with {counts.get('admitted', 0)} instructions admitted: nothing is left "
+            f"to train (max_steps is {args.max_steps}, instructions_per_iteration {args.instructions_per_iteration}). "
+            "Raise what ended the run to go on."
+        )
+    return checkpoint
+
+
+def _check_free(output_dir: str, last: str | None) -> None:
+    """Raise `ValueError` if a new run would overwrite another; what one left that never saved anything is none."""
+    if last is not None:
+        raise ValueError(
+            f"output_dir {output_dir!r} holds another run. Set resume_from_checkpoint to {last!r} to go on with it, or "
+            "output_dir to a new folder."
+        )
+    holds_ledger = any((Path(output_dir) / LEDGER_FOLDER).glob("*.parquet"))
+    if holds_ledger and (Path(output_dir) / TRAINER_STATE_FILE).is_file():
+        raise ValueError(
+            f"output_dir {output_dir!r} holds a finished run, and no checkpoint to go on from. Set output_dir to a new "
+            "folder."
+        )
+
+
+def _check_named(checkpoint: str, output_dir: str) -> None:
+    """Raise `ValueError` if a run in `output_dir` can't go on from a checkpoint."""
+    if damage := find_damage(checkpoint):
+        whole = next((str(path) for path in list_checkpoints(output_dir) if find_damage(path) is None), None)
+        raise ValueError(
+            f"There is no whole checkpoint of self-play in {checkpoint!r}: {damage}. "
+            + (
+                f"The last one is {whole!r}."
+                if whole
+                else "Start without resume_from_checkpoint, in a new output_dir."
+            )
+        )
+    holds_ledger = any((Path(output_dir) / LEDGER_FOLDER).glob("*.parquet"))
+    if holds_ledger and Path(checkpoint).resolve().parent != Path(output_dir).resolve():
+        raise ValueError(
+            f"{checkpoint!r} is not a checkpoint of the run in output_dir {output_dir!r}, whose ledger would be "
+            "overwritten. Set output_dir to the checkpoint's own folder, or to a new one."
+        )
+
+
+def _last_whole(output_dir: str) -> str:
+    """Return the last whole checkpoint; raise `ValueError` if none is whole."""
+    damaged = []
+    for path in list_checkpoints(output_dir):
+        damage = find_damage(path)
+        if damage is None:
+            return str(path)
+        damaged.append(f"{path.name}, {damage}")
+    raise ValueError(
+        f"No checkpoint in {output_dir!r} is whole: {'; '.join(damaged)}. Remove them to begin anew, or set output_dir to "
+        "a new folder."
+    )
+
+
+def _clear_the_way(output_dir: Path, checkpoint: str | None) -> None:
+    """Put away what came after `checkpoint`, or all of a run that begins anew, and say so: it would be taken for theirs.
+
+    The half of a checkpoint whose save was cut off is removed; all else is renamed.
+    """
+    step = -1
+    if checkpoint is not None:
+        step = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_FILE)).global_step
+    moves = []
+    for path in list_checkpoints(output_dir):
+        if checkpoint_step(path) <= step:
+            break
+        damage = find_damage(path)
+        if is_complete(path) or (path / TRAINER_STATE_FILE).is_file():
+            moves.append(f"{path.name} is now {_set_aside(path)}" + (f" ({damage})" if damage else ""))
+        elif (path / STATE_FILE).is_file():  # else it is none of this trainer's
+            shutil.rmtree(path)
+            moves.append(f"{path.name} is removed (its save was cut off)")
+    if checkpoint is None and (output_dir / LEDGER_FOLDER).exists():
+        moves.append(f"the ledger is now {_set_aside(output_dir / LEDGER_FOLDER)}")
+    if moves:
+        begins = f"goes on from {checkpoint}" if checkpoint else "begins anew, since it had no checkpoint yet"
+        logger.warning(f"The run in {output_dir} {begins}: {'; '.join(moves)}.")
+
+
+def _set_aside(path: Path) -> Path:
+    """Rename a folder so that no run takes it for its own, and no push takes it along; return the new path."""
+    names = (f"_{path.name.removeprefix('_')}-unfinished-{number}" for number in count(1))
+    return path.rename(next(path.with_name(name) for name in names if not path.with_name(name).exists()))

@@ -1,0 +1,61 @@
+"""A checkpoint is saved whole, or not at all."""
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+
+from ..atomic_write import WriteError, describe_disk
+from ..engine.sampling_settings import attributes
+from .checkpoints import last_checkpoint, write_manifest
+from .resume import rollout_sizes, save_loader_state, save_rollouts
+from .same_run import save_facts
+
+
+@contextmanager
+def whole_checkpoint(trainer, trial) -> Iterator[None]:
+    """Let Trainer save a checkpoint in the block: self-play's part goes before it, and a manifest of all files after.
+
+    Only then are older checkpoints deleted, as `save_total_limit` says. All processes enter and leave the block.
+
+    Raises:
+        WriteError: if a file can't be written; what was written of the checkpoint is removed.
+    """
+    args, run_dir = trainer.args, Path(trainer._get_output_dir(trial=trial))
+    folder = run_dir / f"{PREFIX_CHECKPOINT_DIR}-{trainer.state.global_step}"
+    save_total_limit = args.save_total_limit
+    try:
+        if args.should_save and folder.exists():
+            shutil.rmtree(folder)  # a save that was cut off, or one that the run went back behind
+        trainer.accelerator.wait_for_everyone()
+        boundary = trainer.ending.boundary
+        if args.should_save:
+            save_loader_state(folder, boundary.loader)
+            save_facts(folder, trainer.run_facts)
+        sizes = rollout_sizes(trainer)
+        save_rollouts(folder, args.process_index, boundary.micro_step, sizes, boundary.rollouts)
+        boundary.restore_generators()
+        with attributes(args, {"save_total_limit": None}):
+            yield
+        trainer.accelerator.wait_for_everyone()  # the manifest lists the files of all processes
+        if args.should_save:
+            write_manifest(folder)
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch's and safetensors' for a full disk
+        last, needed = last_checkpoint(run_dir), _bytes_of(folder)
+        shutil.rmtree(folder, ignore_errors=True)
+        needed = max(needed, _bytes_of(last)) if last else needed
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise WriteError(
+            f"The checkpoint of step {trainer.state.global_step} can't be saved ({type(error).__name__}: {reason}). "
+            f"{describe_disk(run_dir)} A checkpoint takes {'about' if last else 'more than'} {needed / 1e6:,.1f} MB. "
+            + (f"Make room, and set resume_from_checkpoint to True to go on from {last}." if last else "Make room.")
+        ) from error
+    if args.should_save:
+        rotate_checkpoints(str(run_dir), save_total_limit, trainer.state.best_model_checkpoint)
+
+
+def _bytes_of(folder: str | Path) -> int:
+    return sum(path.stat().st_size for path in Path(folder).rglob("*") if path.is_file())

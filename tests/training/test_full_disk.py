@@ -1,0 +1,73 @@
+"""A run whose disk is full says so, and leaves the checkpoint before."""
+
+import os
+import re
+import resource
+import shutil
+import subprocess
+import sys
+
+import pytest
+import yaml
+from conftest import TINY_MODEL, TINY_SETTINGS, ledger_rows, tiny_seeds
+
+from serl_trl.atomic_write import WriteError, atomic_write
+from serl_trl.training.checkpoints import find_damage
+
+
+SETTINGS = TINY_SETTINGS | {
+    "model_name_or_path": str(TINY_MODEL),
+    "max_steps": 20,
+    "save_strategy": "steps",
+    "save_steps": 1,
+    "logging_strategy": "no",
+}
+# A disk of its own, in a namespace of its own; what is on it is copied before it goes.
+ON_SMALL_DISK = 'mount -t tmpfs -o size="$1" tmpfs "$2" && shift 2 && "$@"; code=$?; cp -r run kept; exit $code'
+
+
+def can_mount() -> bool:
+    """Return whether a process may have a disk of its own: on Linux, where the system lets it."""
+    command = ["unshare", "--map-root-user", "--mount", "mount", "-t", "tmpfs", "tmpfs", "/mnt"]
+    return shutil.which("unshare") is not None and subprocess.run(command, capture_output=True).returncode == 0
+
+
+@pytest.mark.skipif(not can_mount(), reason="needs to mount a small disk")
+def test_a_full_disk_ends_the_run_with_a_sentence_and_leaves_the_checkpoints_before(tmp_path):
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(SETTINGS))
+    tiny_seeds().to_json(tmp_path / "questions.jsonl")
+    (tmp_path / "run").mkdir()
+    command = ["unshare", "--map-root-user", "--mount", "sh", "-c", ON_SMALL_DISK, "sh", "12m", "run"]
+    command += [sys.executable, "-m", "serl_trl.train", "--config", "recipe.yaml", "--seeds", "questions.jsonl"]
+    command += ["--output_dir", str(tmp_path / "run")]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 1, result.stderr[-3000:]
+    sentence = result.stderr.strip().splitlines()[-1]
+    said = re.fullmatch(
+        r"error: The checkpoint of step (\d) can't be saved \(.*\). The disk of .* \(mounted at .*/run\) has ([\d.]+) MB "
+        r"free. A checkpoint takes about ([\d.]+) MB. Make room, and set resume_from_checkpoint to True to go on from "
+        r".*/run/checkpoint-(\d).",
+        sentence,
+    )
+    assert said, sentence
+    step, free, needed, last = (float(number) for number in said.groups())
+    assert step == last + 1 and free < needed
+    kept = sorted(path.name for path in (tmp_path / "kept").glob("checkpoint-*"))
+    assert kept == [f"checkpoint-{number}" for number in range(1, int(step))]
+    assert all(find_damage(tmp_path / "kept" / name) is None for name in kept)
+    assert ledger_rows(tmp_path / "kept") and not list((tmp_path / "kept").rglob("*.unfinished"))
+
+
+def test_a_file_that_cannot_be_written_leaves_the_one_before(tmp_path):
+    (tmp_path / "file.json").write_text("before")
+    pid = os.fork()
+    if pid == 0:  # a limit that a process can't take back
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+        try:
+            with atomic_write(tmp_path / "file.json") as path:
+                path.write_text("x" * 2000)
+        except WriteError as error:
+            os._exit(0 if "file.json can't be written" in str(error) and "MB free" in str(error) else 2)
+        os._exit(1)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert (tmp_path / "file.json").read_text() == "before" and len(list(tmp_path.iterdir())) == 1
