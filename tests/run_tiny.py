@@ -126,7 +126,7 @@ def main() -> None:
         "groups": groups,
         "carried": carried,
         "estimated": estimated,
-        "admitted": trainer.loader.source.state_dict().get("admitted"),
+        "admitted": getattr(trainer.loader.source, "admitted", None),
         "wrapped": type(trainer.model_wrapped).__name__,
         "weights": [parameter.double().sum().item().hex() for parameter in weights.values()],
     }

@@ -33,11 +33,23 @@ def test_nearest_is_the_earliest_of_the_most_similar():
     assert DiversityFilter().nearest("a b x") == (None, 0.0)
 
 
+def test_nearest_of_many_equals_rouge_score():
+    # More texts than are compared at first, of so few words that many share all tokens and not their order.
+    rng = random.Random(0)
+    added, candidates = ([" ".join(rng.choices("abcdef", k=rng.randint(1, 9))) for _ in range(n)] for n in (900, 12))
+    diversity, scorer = DiversityFilter(added), RougeScorer(["rougeL"])
+    for candidate in candidates:
+        expected = [scorer.score(text, candidate)["rougeL"].fmeasure for text in added]
+        text, rouge_l = diversity.nearest(candidate)
+        assert rouge_l == pytest.approx(max(expected), abs=1e-12)
+        assert text == added[int(np.argmax(np.round(expected, 12)))]  # the earliest
+
+
 def test_candidates_leave_no_trace():
     diversity = DiversityFilter(["a b c"])
     for number in range(1000):
         diversity.nearest(f"a {number} {number + 1}")
-    assert len(diversity._characters) == 3
+    assert len(diversity._characters) == len(diversity._index) == 3
     assert diversity.nearest("x x c")[1] == pytest.approx(1 / 3)  # words it does not know are not each other's match
 
 

@@ -1,6 +1,7 @@
 """The loop on a scripted engine: what is asked, what is kept, what is written down."""
 
 import json
+from dataclasses import asdict
 
 import pytest
 from conftest import ledger_rows
@@ -15,6 +16,7 @@ from serl_trl.self_play import (
     SelfPlaySettings,
     TrueAnswerLabels,
 )
+from serl_trl.self_play.carriers import Candidate
 
 
 SEEDS = [
@@ -55,6 +57,10 @@ def make_loader(tmp_path, script, max_words=1000, from_seeds=False, labels=None,
         source = SelfInstruction(settings, SEEDS, sampler, max_tokens=10_000, control_tokens=["<end>"])
     labels = labels or MajorityLabels(settings.answer_format)
     return SelfPlayLoader(settings, source, labels, sampler, Ledger(tmp_path))
+
+
+def through_json(state: dict) -> dict:
+    return json.loads(json.dumps(state, default=asdict))
 
 
 def test_a_batch_holds_whole_groups_with_their_votes(tmp_path):
@@ -115,7 +121,7 @@ def test_surplus_of_other_group_sizes_is_dropped_on_resume(tmp_path, caplog):
     )
     next(loader)
     assert loader.surplus
-    other.load_state_dict(json.loads(json.dumps(loader.state_dict())))
+    other.load_state_dict(through_json(loader.state_dict()))
     assert other.surplus == [] and "they have 4 completions, and num_generations is 2" in caplog.text
     assert all(len(group.completions) == 2 for group in next(other).groups)
 
@@ -210,12 +216,58 @@ def test_state_survives_json(tmp_path):
     loader, other = (make_loader(tmp_path / name, Script()) for name in ("one", "other"))
     for _ in range(3):
         next(loader)
-    other.load_state_dict(json.loads(json.dumps(loader.state_dict())))
+    other.load_state_dict(through_json(loader.state_dict()) | {"output_dir": str(tmp_path / "one")})
     other.sampler.reply.written = loader.sampler.reply.written  # the scripted model's own state
     for _ in range(3):
         assert next(other).groups == next(loader).groups
-    assert other.state_dict()["source"] == loader.state_dict()["source"]
-    assert other.totals.counts == loader.totals.counts
+    assert through_json(other.state_dict()) == through_json(loader.state_dict())
+    assert ledger_rows(tmp_path / "other") == ledger_rows(tmp_path / "one")
+
+
+# Calls of the engine before it fails: as it writes instructions, as it answers them, and in the second round.
+@pytest.mark.parametrize(("from_seeds", "calls"), [(False, 0), (False, 1), (False, 2), (True, 0)])
+@pytest.mark.parametrize("resumed", [True, False])  # in another process, or by asking the same loader again
+def test_an_interrupted_batch_is_forgotten(tmp_path, from_seeds, calls, resumed):
+    def agreeing(text):
+        return 2 if len(text.split("\n")[0]) % 3 == 0 else 4  # most are out of the band: a batch takes rounds
+
+    names, changes = ("whole", "cut", "resumed"), {"from_seeds": from_seeds, "generation_batch_size": 24}
+    whole, loader, other = (make_loader(tmp_path / name, Script(agreeing=agreeing), **changes) for name in names)
+    next(whole), next(loader)
+    while len(loader.surplus) == loader.num_groups:  # until a batch samples something
+        next(whole), next(loader)
+    snapshot, written, sample = loader.state_dict(), loader.sampler.reply.written, loader.sampler.sample
+    saved = through_json(snapshot)
+
+    def failing_sample(*args):
+        if len(loader.sampler.calls) == limit:
+            raise RuntimeError("out of memory")
+        return sample(*args)
+
+    limit, loader.sampler.sample = len(loader.sampler.calls) + calls, failing_sample
+    with pytest.raises(RuntimeError, match="out of memory"):
+        next(loader)
+    assert through_json(snapshot) == through_json(loader.state_dict()) == saved
+    if resumed:
+        other.load_state_dict(saved | {"output_dir": str(tmp_path / "cut")})
+        loader = other
+    else:
+        loader.sampler.sample = sample
+    loader.sampler.reply.written = written  # the scripted model's own state
+    for _ in range(3):
+        assert next(loader).groups == next(whole).groups
+    assert through_json(snapshot) == saved  # whatever came after
+    assert through_json(loader.state_dict()) == through_json(whole.state_dict())
+    assert ledger_rows(loader.ledger.folder.parent) == ledger_rows(tmp_path / "whole")
+
+
+def test_a_ledger_of_another_run_is_refused(tmp_path):
+    loader, other = make_loader(tmp_path / "one", Script()), Ledger(tmp_path / "other")
+    next(loader)
+    state = through_json(loader.state_dict())
+    other.write(0, [Candidate(n, 0, 1, "Too short", [], fate="rejected") for n in range(loader.source.next_id)])
+    with pytest.raises(ValueError, match="holds 0 admitted .* it is another run's. Bring back its own"):
+        loader.load_state_dict(state | {"output_dir": str(tmp_path / "other")})
 
 
 def test_few_shot_prompts_are_shortened_to_fit(tmp_path):
@@ -293,4 +345,4 @@ def test_another_source_or_label_on_resume_is_refused(tmp_path):
         make_loader(tmp_path, Script(), labels=true_labels),
     ):
         with pytest.raises(ValueError, match="Set instruction_source and label_source back"):
-            other.load_state_dict(json.loads(json.dumps(loader.state_dict())))
+            other.load_state_dict(through_json(loader.state_dict()))

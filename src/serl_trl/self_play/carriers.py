@@ -1,6 +1,6 @@
 """The plain data that flows between the stages: what was sampled, what became of a candidate, what is trained on."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 from ..answers.voting import Vote
 
@@ -104,11 +104,9 @@ class Group:
     vote: Vote
     surplus: bool = False
 
-    to_dict = asdict
-
     @classmethod
     def from_dict(cls, values: dict) -> "Group":
-        """Return the group that `to_dict` and JSON turned into `values`."""
+        """Return the group that `asdict` and JSON turned into `values`."""
         vote = Vote(**{name: _tuple(value) for name, value in values["vote"].items()})
         completions = [
             Completion(**{name: _tuple(value) for name, value in row.items()}) for row in values["completions"]

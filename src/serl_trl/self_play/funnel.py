@@ -43,7 +43,7 @@ class Funnel:
             `unparsed` and `truncated` among the answers; `instruction_tokens` and `completion_tokens` sampled;
             `trained_tokens`; `surplus` groups of the batch before among the trained, and `dropped` ones.
         rejected (`Counter`): Candidates rejected, by reason.
-        pass_rates (`list[float]`): Pass rate of each group voted on.
+        pass_rates (`Counter`): Groups voted on, by pass rate.
         seconds (`Counter`): Seconds by stage.
         past (`dict[str, float]`): Counts of the batches before, fading: they size the rounds of this one.
     """
@@ -51,7 +51,7 @@ class Funnel:
     rounds: int = 0
     counts: Counter = field(default_factory=Counter)
     rejected: Counter = field(default_factory=Counter)
-    pass_rates: list[float] = field(default_factory=list)
+    pass_rates: Counter = field(default_factory=Counter)
     seconds: Counter = field(default_factory=Counter)
     past: dict[str, float] = field(default_factory=lambda: dict(_GUESS))
 
@@ -86,7 +86,7 @@ class Funnel:
 
     def count_votes(self, votes: Sequence[Vote]) -> None:
         """Count groups that were labelled."""
-        self.pass_rates += [vote.pass_rate for vote in votes]
+        self.pass_rates.update(vote.pass_rate for vote in votes)
         self.counts["unparsed"] += sum(answer is None for vote in votes for answer in vote.answers)
 
     def count_batch(self, batch: Sequence[Group], dropped: int) -> None:
@@ -130,33 +130,41 @@ class Funnel:
         }
         if completions:  # a batch of nothing but surplus has no rates
             metrics |= {
-                "self_rewarding/pass_rate": sum(self.pass_rates) / len(self.pass_rates),
-                "self_rewarding/in_band_ratio": counts["in_band"] / len(self.pass_rates),
+                "self_rewarding/pass_rate": self.mean_pass_rate,
+                "self_rewarding/in_band_ratio": counts["in_band"] / self.pass_rates.total(),
                 "self_rewarding/unparsed_ratio": counts["unparsed"] / completions,
                 "self_rewarding/truncated_ratio": counts["truncated"] / completions,
             }
         return {name: float(value) for name, value in metrics.items()}
 
+    @property
+    def mean_pass_rate(self) -> float:
+        """Mean over the groups voted on, in [0, 1]; 0 without any."""
+        return sum(rate * groups for rate, groups in self.pass_rates.items()) / max(self.pass_rates.total(), 1)
+
     def to_dict(self) -> dict:
-        """Return the counts as JSON takes them; seconds are a process's, and begin anew."""
-        return {name: getattr(self, name) for name in ("rounds", "counts", "rejected", "pass_rates")}
+        """Return a copy of the counts as JSON takes them; seconds are a process's, and begin anew."""
+        counters = {name: Counter(getattr(self, name)) for name in ("counts", "rejected", "pass_rates")}
+        return {"rounds": self.rounds} | counters
 
     @classmethod
     def from_dict(cls, values: dict) -> "Funnel":
         """Return the funnel whose `to_dict` JSON turned into `values`."""
-        return cls(**{name: Counter(value) if isinstance(value, dict) else value for name, value in values.items()})
+        pass_rates = {float(rate): groups for rate, groups in values["pass_rates"].items()}
+        return cls(values["rounds"], Counter(values["counts"]), Counter(values["rejected"]), Counter(pass_rates))
 
     def add(self, other: "Funnel") -> None:
         """Add the counts of another batch, for the totals of a run."""
         self.rounds += other.rounds
-        self.pass_rates += other.pass_rates
-        for name in ("counts", "rejected", "seconds"):
+        for name in ("counts", "rejected", "pass_rates", "seconds"):
             getattr(self, name).update(getattr(other, name))
 
     def describe(self) -> str:
         """Return the whole funnel in a few lines."""
         rejected = ", ".join(f"{count} {reason}" for reason, count in self.rejected.most_common()) or "none"
-        rates = Counter(f"{rate:.2f}" for rate in self.pass_rates)
+        rates = Counter()
+        for rate, groups in self.pass_rates.items():
+            rates[f"{rate:.2f}"] += groups
         return "\n".join(
             [
                 f"  rounds {self.rounds}, requests {self.counts['requests']}",
@@ -171,8 +179,8 @@ class Funnel:
     def advice(self, min_pass_rate: float, max_pass_rate: float) -> str:
         """Return which setting to change, judging by where most was lost."""
         counts = self.counts
-        too_hard = sum(rate < min_pass_rate for rate in self.pass_rates)
-        too_easy = sum(rate > max_pass_rate for rate in self.pass_rates)
+        too_hard = sum(groups for rate, groups in self.pass_rates.items() if rate < min_pass_rate)
+        too_easy = sum(groups for rate, groups in self.pass_rates.items() if rate > max_pass_rate)
         if not counts["candidates"]:
             return "The model wrote no list: use an instruct model, or edit the prompt_template."
         if counts["admitted"] < counts["judged"] / 4:
@@ -181,8 +189,8 @@ class Funnel:
             return "Raise max_completion_length: truncated completions have no vote."
         if counts["unparsed"] > counts["completions"] / 2:
             return "Change the answer_request of the prompt_template: most completions have no readable answer."
-        if too_hard > len(self.pass_rates) / 2:
+        if too_hard > self.pass_rates.total() / 2:
             return "Lower min_pass_rate or temperature, or use easier seeds: the model seldom agrees with itself."
-        if too_easy > len(self.pass_rates) / 2:
+        if too_easy > self.pass_rates.total() / 2:
             return "Raise max_pass_rate, or use harder seeds: the model nearly always agrees with itself."
         return "Raise max_rounds: the batch was filling, too slowly."

@@ -70,7 +70,7 @@ class SelfPlayLoader:
         self.past = Funnel().past
         self.batch_index = 0
         self.last_trained: list[str] = []  # instructions of the last batch
-        self.last_written: list[Candidate] = []  # of the batch before: its surplus is trained in the next one
+        self.last_written: list[Candidate] = []  # of the batch before, on the process that writes the ledger
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -90,7 +90,8 @@ class SelfPlayLoader:
                     answered = self.answer(admitted, funnel)
                     votes = self.label(admitted, answered, funnel)
                     groups += self.keep_in_band(admitted, answered, votes, funnel)
-                self.ledger.write(self.batch_index, written)
+                if len(groups) < self.num_groups:
+                    self.ledger.write(self.batch_index, written)
             progress.update(self.num_groups - progress.n)
         return self.hand_over(groups, written, funnel)
 
@@ -154,6 +155,7 @@ class SelfPlayLoader:
         funnel.count_batch(batch, dropped=len(rest[self.num_groups :]))
         with funnel.timed("sampling"):
             kept = self.sampler.with_logprobs(rest[: self.num_groups])
+        # All that may fail is done: from here on the batch counts.
         self.surplus = [replace(group, surplus=True) for group in kept]
         self.last_trained = [group.instruction for group in batch]
         self.source.keep(self.last_trained)
@@ -187,25 +189,37 @@ class SelfPlayLoader:
         return [type(self.source).__name__, type(self.labels).__name__]
 
     def state_dict(self) -> dict:
-        """Return all that the next batches depend on, as JSON takes it."""
+        """Return what the next batches depend on, beside the ledger: the state at the end of the last whole batch.
+
+        It takes microseconds, and no later batch changes it. JSON takes it with `default=dataclasses.asdict`.
+        """
         return {
             "batch_index": self.batch_index,
             "made_by": self.made_by,
-            "source": self.source.state_dict(),
-            "surplus": [group.to_dict() for group in self.surplus],
+            "source": self.source.state,
+            "surplus": self.surplus,
             "past": self.past,
             "totals": self.totals.to_dict(),
         }
 
     def load_state_dict(self, state: dict) -> None:
-        """Go on after `state`: the next batch is the one that would have come, and the ledger ends before it."""
+        """Go on after `state` from JSON: the next batch is the one that would have come, and the ledger ends before it.
+
+        Every process calls it. Where `state["output_dir"]` names another folder, the ledger is copied from there.
+
+        Raises:
+            ValueError: if the ledger is not whole, or the state is of another source or label.
+        """
         if state["made_by"] != self.made_by:
             raise ValueError(
                 f"The checkpoint is of {' and '.join(state['made_by'])}, and the run would go on with "
                 f"{' and '.join(self.made_by)}. Set instruction_source and label_source back, or begin a new run."
             )
+        origin = Ledger(state["output_dir"]) if "output_dir" in state else self.ledger
+        next_id = state["source"]["next_id"]
+        self.source.load_state_dict(state["source"], origin.admitted(next_id))
+        self.sampler.gather([None])  # all processes have read the ledger: one may change it
         self.batch_index, self.past = state["batch_index"], state["past"]
-        self.source.load_state_dict(state["source"])
         groups = [Group.from_dict(group) for group in state["surplus"]]
         self.surplus = [group for group in groups if len(group.completions) == self.settings.num_generations]
         if len(self.surplus) < len(groups):
@@ -214,4 +228,5 @@ class SelfPlayLoader:
                 f"num_generations is {self.settings.num_generations}."
             )
         self.totals = Funnel.from_dict(state["totals"])
-        self.last_written = self.ledger.resume(self.batch_index)
+        surplus = {group.candidate_id for group in groups}
+        self.last_written = self.ledger.resume(origin, self.batch_index, next_id, surplus)

@@ -40,10 +40,13 @@ class SelfInstruction:
         self.pool = InstructionPool([squeeze(seed) for seed in seeds], settings.max_kept_instructions)
         self.filter = DiversityFilter(self.pool.seeds, settings.diversity_threshold)
         self.next_id = 0
+        self.keep([])
         self.begin_batch(0)
 
     def begin_batch(self, batch_index: int) -> None:
         """Begin a generation batch, the `batch_index`-th from 0: its draws depend on that number and the seed alone."""
+        if self.next_id != self.state["next_id"]:  # the batch before was interrupted
+            self.load_state_dict(self.state, self.admitted[: self.state["admitted"]])
         self.rng = random.Random(f"{self.settings.seed}/1/{batch_index}")  # the 1: as in the runs of docs/runs.md
         self.waiting: deque[Candidate] = deque()  # written for this batch and not judged yet
 
@@ -129,24 +132,31 @@ class SelfInstruction:
         candidate.nearest, candidate.rouge_l = self.filter.nearest(candidate.instruction)
         return None if self.filter.is_different(candidate.instruction, candidate.rouge_l) else "too_similar"
 
+    @property
+    def admitted(self) -> list[str]:
+        """The run's own instructions, in the order in which they were admitted: that of their ids."""
+        return self.filter.texts[len(self.pool.seeds) :]
+
     def keep(self, instructions: Sequence[str]) -> None:
+        """End a batch that trains on these; what the next ones depend on is `state`, with the ledger."""
         self.pool.keep(instructions)
+        admitted = len(self.filter.texts) - len(self.pool.seeds)
+        self.state = {"next_id": self.next_id, "admitted": admitted, "kept": list(self.pool.kept)}
 
     def metrics(self) -> dict[str, float]:
         return self.pool.metrics()
 
-    def state_dict(self) -> dict:
-        return {
-            "next_id": self.next_id,
-            "kept": list(self.pool.kept),
-            "admitted": self.filter.texts[len(self.pool.seeds) :],
-        }
-
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict, admitted: Sequence[str]) -> None:
+        """Go on after `state`, with the instructions admitted before it."""
+        if len(admitted) != state["admitted"]:
+            raise ValueError(
+                f"The ledger holds {len(admitted)} admitted instructions where the checkpoint was saved, and that "
+                f"counted {state['admitted']}: it is another run's. Bring back its own, or begin a new run in a new output_dir."
+            )
         self.next_id = state["next_id"]
         self.pool.kept.clear()
-        self.pool.keep(state["kept"])
-        self.filter = DiversityFilter(self.pool.seeds + state["admitted"], self.settings.diversity_threshold)
+        self.filter = DiversityFilter([*self.pool.seeds, *admitted], self.settings.diversity_threshold)
+        self.keep(state["kept"])
 
 
 class SeedPasses:
@@ -161,9 +171,10 @@ class SeedPasses:
     def __init__(self, settings: SelfPlaySettings, seeds: Sequence[str], sampler: Sampler):
         self.seed, self.seeds, self.sampler = settings.seed, list(seeds), sampler
         self.next_id = 0
+        self.keep([])
 
     def begin_batch(self, batch_index: int) -> None:
-        pass
+        self.next_id = self.state["next_id"]  # the batch before may have been interrupted
 
     def draw(self, wanted: int, funnel: Funnel) -> tuple[list[Candidate], list[Candidate]]:
         drawn = []
@@ -178,13 +189,11 @@ class SeedPasses:
         return drawn, drawn
 
     def keep(self, instructions: Sequence[str]) -> None:
-        pass
+        self.state = {"next_id": self.next_id}
 
     def metrics(self) -> dict[str, float]:
         return {"pool/seeds": float(len(self.seeds))}
 
-    def state_dict(self) -> dict:
-        return {"next_id": self.next_id}
-
-    def load_state_dict(self, state: dict) -> None:
+    def load_state_dict(self, state: dict, admitted: Sequence[str]) -> None:
         self.next_id = state["next_id"]
+        self.keep([])

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
@@ -17,14 +18,15 @@ logger = logging.getLogger(__name__)
 
 
 def save_loader_state(checkpoint: str | os.PathLike, state: dict) -> None:
-    """Write the loader's state, equal on all processes, as JSON; the file appears whole or not at all."""
+    """Write the loader's `state_dict`, equal on all processes, as JSON; the file appears whole or not at all."""
     with atomic_write(Path(checkpoint) / STATE_FILE) as path:
-        path.write_text(json.dumps(state), encoding="utf-8")
+        path.write_text(json.dumps(state, default=asdict), encoding="utf-8")
 
 
 def load_loader_state(checkpoint: str | os.PathLike) -> dict:
-    """Return the loader's state as saved by [`save_loader_state`]."""
-    return json.loads((Path(checkpoint) / STATE_FILE).read_text(encoding="utf-8"))
+    """Return the loader's state as saved by [`save_loader_state`], and the run's folder, whose ledger it goes with."""
+    state = json.loads((Path(checkpoint) / STATE_FILE).read_text(encoding="utf-8"))
+    return state | {"output_dir": str(Path(checkpoint).parent)}
 
 
 def rollout_sizes(trainer) -> dict:

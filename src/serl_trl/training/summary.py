@@ -35,7 +35,7 @@ def summarize(trainer, train_seconds: float) -> str:
         f"  admitted      {counts['admitted']}, each answered {trainer.num_generations} times",
         f"  in the band   {counts['in_band']}, pass rate within "
         f"[{trainer.args.min_pass_rate}, {trainer.args.max_pass_rate}]",
-        f"Pass rate       {sum(totals.pass_rates) / max(len(totals.pass_rates), 1):.2f} on average",
+        f"Pass rate       {totals.mean_pass_rate:.2f} on average",
         f"Reward          {' '.join(rewards)}",
         *([f"pass@1          {' '.join(accuracies)}"] if accuracies else []),
         f"Tokens          {counts['instruction_tokens'] + counts['completion_tokens']:,} sampled, "
