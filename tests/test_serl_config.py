@@ -77,8 +77,7 @@ def test_the_template_is_that_of_the_answers(tmp_path):
             {"push_to_hub": True, "hub_strategy": "checkpoint"},
             "hub_strategy is 'checkpoint', and checkpoints hold instructions",
         ),
-        ({"push_to_hub": True, "log_completions": True}, "log_completions is True"),
-        ({"log_completions": True, "log_completions_hub_repo": "me/log"}, "log_completions is True"),
+        ({"log_completions": True, "log_completions_hub_repo": "me/log"}, "log_completions_hub_repo is 'me/log'"),
         ({"min_pass_rate": 0.8, "max_pass_rate": 0.2}, "0 <= min_pass_rate < max_pass_rate <= 1"),
         ({"max_pass_rate": 1.2}, "0 <= min_pass_rate < max_pass_rate <= 1"),
         # four completions can agree by 0.5, 0.75 or 1
@@ -109,7 +108,7 @@ def test_bad_settings_say_what_to_set(tmp_path, changes, message):
 
 def test_no_file_that_holds_the_settings_holds_the_token(tmp_path):
     config = tiny_config(tmp_path, hub_token="hf_secret")
-    torch.save(config, tmp_path / "training_args.bin")  # as Trainer writes and pushes it
+    torch.save(config, tmp_path / "training_args.bin")  # as Trainer writes it
     assert b"hf_secret" not in (tmp_path / "training_args.bin").read_bytes()
     assert config.hub_token == "hf_secret"
 

@@ -16,6 +16,7 @@ import yaml
 from .atomic_write import atomic_write
 from .cli import COMMANDS, DRY_EXIT_CODE, command_parser, one_sentence
 from .launch import make_launch_parser, recipe_arguments
+from .markdown import escaped
 from .training.checkpoints import TRAINER_STATE_FILE, last_checkpoint
 
 
@@ -109,7 +110,7 @@ def summarize(folders: list[Path]) -> str:
         means = [sum(pass_rates) / len(pass_rates)] if pass_rates else []
         parts = (rewards[:1], rewards[-1:], means, accuracies[-1:])
         cells = [f"{part[0]:.3f}" if part else "-" for part in parts]
-        lines.append(f"| {' | '.join([str(number), str(state['global_step']), *cells, str(folder)])} |")
+        lines.append(f"| {' | '.join([str(number), str(state['global_step']), *cells, escaped(str(folder))])} |")
     return "\n".join(lines) + "\n"
 
 

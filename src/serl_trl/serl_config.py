@@ -109,7 +109,7 @@ class SeRLConfig(SelfPlaySettings, GRPOConfig):
         check_privacy(self)
 
     def __getstate__(self) -> dict:
-        """Leave the token out of every file that the settings are written to: Trainer pushes one of them."""
+        """Leave the token out of every file that the settings are written to."""
         return self.__dict__ | {"hub_token": None}
 
     def __deepcopy__(self, memo: dict) -> "SeRLConfig":

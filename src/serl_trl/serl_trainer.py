@@ -21,7 +21,7 @@ from .evaluation.in_training import evaluate_trainer, labelled_rows
 from .evaluation.model_index import evaluated_at
 from .hub.card import write_card
 from .hub.paper import PAPER
-from .hub.run_record import make_record
+from .hub.public_push import PublicPushMixin
 from .rewards import self_play_reward
 from .seeds import Seeds, read_seeds
 from .self_play.carriers import Group
@@ -36,7 +36,7 @@ from .training.saving import whole_checkpoint
 from .training.schedule import follow_learning_rate, follow_progress, is_finished, placeholder_rows
 
 
-class SeRLTrainer(GRPOTrainer):
+class SeRLTrainer(PublicPushMixin, GRPOTrainer):
     """GRPO on instructions that the model writes and rewards itself (SeRL, arXiv 2505.20347).
 
     TRL asks its data loader for placeholder rows, and this trainer puts a generation batch of [`SelfPlayLoader`] in
@@ -292,4 +292,4 @@ class SeRLTrainer(GRPOTrainer):
             model_name or Path(self.args.hub_model_id or self.args.output_dir).name, *args, **kwargs
         )
         if self.is_world_process_zero():
-            write_card(self, make_record(self, command, model_settings or {}))
+            write_card(self, command, model_settings or {})

@@ -168,7 +168,6 @@ def make_trainer(script_args, training_args, model_args):
 
 def check_push(script_args, training_args) -> None:
     """Raise `ValueError` if the settings of a push don't go together, or the Hub is not reached with a known token."""
-    from .hub.privacy import check_outside
     from .hub.push import check_account
 
     if script_args.push_instructions and not training_args.push_to_hub:
@@ -180,7 +179,6 @@ def check_push(script_args, training_args) -> None:
         )
     if not training_args.push_to_hub:
         return
-    check_outside(training_args.output_dir, seeds=script_args.seeds, eval_data=script_args.eval_data)
     if int(os.environ.get("RANK", 0)) == 0:
         check_account(training_args.hub_token)
 

@@ -78,7 +78,7 @@ def test_the_dataset_loads_and_its_card_says_what_is_in_it(tmp_path):
     assert card.data.size_categories == "n<1K" and {"serl", "synthetic"} <= set(card.data.tags)
     for part in (
         "[me/mine](https://huggingface.co/me/mine)",
-        "2 seeds (`q.jsonl`)",
+        "2 seeds (q.jsonl)",
         "`train` (2 rows)",
         "max_steps: 3",
     ):

@@ -31,8 +31,8 @@ def test_a_card_says_how_the_model_was_trained_without_the_seeds(tmp_path):
     add_training(path, RECORD, HISTORY)
     card = ModelCard.load(path)
     for part in (
-        "fine-tuned version of the local model `tiny`",
-        "Base model: `tiny`. Seeds: 2 instructions from `q.jsonl`",
+        "fine-tuned version of the local model tiny",
+        "Base model: tiny. Seeds: 2 instructions from q.jsonl",
         "```bash\nserl-trl train\n```",
         "```yaml\nmax_steps: 3\n```",
         "| 2 | 0.75 | 0.5 | 2000 | 0.5 |",

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-import torch
 import yaml
 from conftest import TINY_MODEL, TINY_SETTINGS, tiny_config, tiny_seeds
 from hub_server import TOKEN, HubServer, Repository
@@ -22,7 +21,8 @@ from serl_trl.train import SeRLScriptArguments, check_push
 SERL_TRL = str(Path(sys.executable).parent / "serl-trl")
 MODEL = {"config.json", "generation_config.json", "model.safetensors"}
 BESIDE = {"README.md", "chat_template.jinja", "tokenizer.json", "tokenizer_config.json"}
-BESIDE |= {"trainer_state.json", "training_args.bin"}
+BESIDE |= {"trainer_state.json"}
+SECRETS = {"WANDB_API_KEY": "0123456789abcdef0123456789abcdef01234567", "MY_PASSWORD": "opensesame"}
 
 
 def run(environment, *command) -> subprocess.CompletedProcess:
@@ -62,7 +62,7 @@ def pushed(hub, tmp_path_factory):
     arguments = ["--push_to_hub", "--push_instructions", "--hub_token", TOKEN, "--save_strategy", "steps"]
     arguments += ["--save_steps", "1", "--eval_data", str(folder / "labelled.jsonl"), "--eval_steps", "2"]
     (folder / "labelled.jsonl").write_text('{"question": "what is 2 plus 3 ?", "answer": 5}\n')
-    environment = hub.environment(folder / "home") | {"HF_TOKEN": ""}
+    environment = hub.environment(folder / "home") | {"HF_TOKEN": ""} | SECRETS
     return folder / "mine", train(environment, folder, "mine", *arguments, model="tester/tiny")
 
 
@@ -72,7 +72,7 @@ def test_training_pushes_the_model_and_its_instructions_and_no_seed(hub, pushed)
     assert f"Pushed to {hub.url}/tester/mine" in result.stdout
     model, dataset = hub.repositories["tester/mine"], hub.repositories["tester/mine-instructions"]
     assert (model.visibility, dataset.visibility) == ("private", "private")
-    assert set(model.files) == MODEL | BESIDE and model.lfs == {"model.safetensors", "training_args.bin"}
+    assert set(model.files) == MODEL | BESIDE and model.lfs == {"model.safetensors"}
     assert model.files["model.safetensors"] == (output_dir / "model.safetensors").read_bytes()
     assert set(dataset.files) == {"README.md", "data/train.parquet", "data/withheld.parquet"}
     assert len(model.commits) > 1  # Trainer's own pushes of checkpoints, before ours
@@ -81,7 +81,7 @@ def test_training_pushes_the_model_and_its_instructions_and_no_seed(hub, pushed)
     rows = [row for name in ("train", "withheld") for row in read(dataset.files[f"data/{name}.parquet"])]
     everything += "\n".join(map(str, rows)).encode()  # Parquet is compressed
     assert [seed for seed in tiny_seeds()["instruction"] if seed.encode() in everything] == []
-    assert TOKEN.encode() not in everything
+    assert not any(secret.encode() in everything for secret in (TOKEN, *SECRETS.values()))
     ledger = [row for path in (output_dir / "_ledger").iterdir() for row in pq.read_table(path).to_pylist()]
     admitted = {row["instruction"] for row in ledger if row["fate"] not in ("rejected", "unused")}
     assert {row["instruction"] for row in rows} - {None} == admitted and len(rows) == len(ledger)
@@ -91,12 +91,55 @@ def test_training_pushes_the_model_and_its_instructions_and_no_seed(hub, pushed)
     published = {(found.dataset_name, found.metric_type) for found in card.data.eval_results}
     assert published == {("labelled", f"{kind}@{k}") for kind in ("pass", "maj") for k in (1, 2, 4)}
     assert "--push_instructions" in card.text and "hub_token" not in card.text
-    arguments = torch.load(io.BytesIO(model.files["training_args.bin"]), weights_only=False)
-    assert arguments.hub_token is None and arguments.hub_private_repo is True
 
 
 def read(parquet: bytes) -> list[dict]:
     return pq.read_table(io.BytesIO(parquet)).to_pylist()
+
+
+def test_no_file_and_no_log_of_a_run_holds_a_token_or_a_variable_of_the_environment(pushed):
+    output_dir, result = pushed
+    texts = {"log": result.stdout + result.stderr}
+    for path in output_dir.rglob("*"):
+        if path.suffix == ".parquet":  # compressed
+            texts[path.name] = str(pq.read_table(path).to_pylist())
+        elif path.is_file():
+            texts[path.name] = path.read_bytes().decode("latin-1")
+    assert {"_run.json", "README.md", "batch-000000.parquet", "training_args.bin", "serl_state.json"} <= texts.keys()
+    assert [(name, secret) for name in texts for secret in (TOKEN, *SECRETS.values()) if secret in texts[name]] == []
+
+
+PUSH_IN_PYTHON = """
+import sys
+from pathlib import Path
+from run_tiny import make_trainer
+
+settings = {"push_to_hub": True, "hub_private_repo": True, "log_completions": True, "save_strategy": "steps"}
+trainer = make_trainer(sys.argv[1], save_steps=1, max_steps=2, **settings)
+Path(sys.argv[1], "notes.txt").write_text("what is mine stays mine")
+Path(sys.argv[1], "mine").mkdir()
+Path(sys.argv[1], "mine", "config.json").write_text("what is mine stays mine")
+trainer.train()
+trainer.save_state()
+trainer.push_to_hub("All of it")
+"""
+
+
+def test_the_habit_of_trl_pushes_public_files_only(hub, tmp_path):
+    tests = str(Path(__file__).parent.parent)
+    environment = hub.environment(tmp_path / "home") | {"PYTHONPATH": os.pathsep.join([tests, *sys.path])}
+    result = run(environment, sys.executable, "-c", PUSH_IN_PYTHON, str(tmp_path / "habit"))
+    assert result.returncode == 0, result.stderr[-3000:]
+    prompts = [
+        row["prompt"] for path in tmp_path.glob("habit/completions/*.parquet") for row in read(path.read_bytes())
+    ]
+    assert any(prompts)  # they lie beside what is pushed
+    habit = hub.repositories["tester/habit"]
+    assert habit.visibility == "private"
+    assert habit.commits[0] == "Training in progress, step 1" and habit.commits[-1] == "All of it"
+    assert set(habit.files) == MODEL | BESIDE
+    everything = b"".join(habit.files.values())
+    assert not any(seed.encode() in everything for seed in tiny_seeds()["instruction"])
 
 
 def test_a_later_push_gives_the_same_elsewhere_and_changes_no_visibility(hub, pushed, tmp_path):
@@ -184,14 +227,6 @@ def test_instructions_that_cannot_be_pushed_are_refused(tmp_path, pushes, change
         check_push(
             SeRLScriptArguments(seeds="x.jsonl", push_instructions=True),
             tiny_config(tmp_path, push_to_hub=pushes, **changes),
-        )
-
-
-def test_seeds_in_the_folder_that_trainer_pushes_are_refused(tmp_path):
-    (tmp_path / "questions.jsonl").write_text("{}")
-    with pytest.raises(ValueError, match="which is in output_dir: Trainer pushes all that lies there"):
-        check_push(
-            SeRLScriptArguments(seeds=str(tmp_path / "questions.jsonl")), tiny_config(tmp_path, push_to_hub=True)
         )
 
 

@@ -2,13 +2,18 @@
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from jinja2 import TemplateError
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
 
 from ..self_play.carriers import Message
+
+
+_MARKER = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
 
 
 def load_model_config(model, args) -> PretrainedConfig:
@@ -75,9 +80,24 @@ def context_length(config: PretrainedConfig, args) -> int:
 
 
 def control_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
-    """Return the texts that the tokenizer reads as control tokens, such as `<|im_end|>`."""
-    added = [token.content for token in tokenizer.added_tokens_decoder.values() if token.special]
-    return sorted({*added, *tokenizer.all_special_tokens} - {""})
+    """Return the texts that could open or end a turn, such as `<|im_end|>`.
+
+    These are all special tokens, and whatever stands in brackets, such as `<think>` or `[INST]`, among the other added
+    tokens or in the text that the chat template puts around contents.
+    """
+    added = tokenizer.added_tokens_decoder.values()
+    special = {*(token.content for token in added if token.special), *tokenizer.all_special_tokens} - {""}
+    texts = [*(token.content for token in added), _template_text(tokenizer)]
+    return sorted(special.union(*map(_MARKER.findall, texts)))
+
+
+def _template_text(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return a conversation in which every role speaks; without a system where the template knows none."""
+    conversation = [{"role": role, "content": "text"} for role in ("system", "user", "assistant", "user")]
+    try:
+        return tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
+    except TemplateError:
+        return tokenizer.apply_chat_template(conversation[1:], tokenize=False, add_generation_prompt=True)
 
 
 def is_fsdp(args) -> bool:

@@ -55,7 +55,10 @@ class TrainerSampler:
                 ids, logps = trainer._generate_single_turn(own[start : start + chunk], None, {}, num_completions)
                 token_ids += ids
                 logprobs += logps or [None] * len(ids)
-        completions = as_completions(trainer.processing_class, token_ids, trainer.eos_token_ids, logprobs)
+        # Only instructions are sampled by settings of their own. They go into prompts: no special token may be lost there.
+        completions = as_completions(
+            trainer.processing_class, token_ids, trainer.eos_token_ids, logprobs, keep_special=settings is not None
+        )
         completions = self.gather(completions)
         return [completions[start : start + num_completions] for start in range(0, len(repeated), num_completions)]
 
@@ -104,11 +107,23 @@ def as_completions(
     token_ids: Sequence[Sequence[int]],
     eos_token_ids: Sequence[int],
     logprobs: Sequence[Sequence[float] | None] | None = None,
+    keep_special: bool = False,
 ) -> list[Completion]:
-    """Return the completions of these tokens; one that ends in no end token and no padding is truncated, as in TRL."""
-    texts = tokenizer.batch_decode(token_ids, skip_special_tokens=True)
+    """Return the completions of these tokens; one that ends in no end token and no padding is truncated, as in TRL.
+
+    With `keep_special`, the text shows the special tokens before its end; else it shows none.
+    """
     ends = {*eos_token_ids, tokenizer.pad_token_id}
+    shown = [_without_end(ids, ends) for ids in token_ids] if keep_special else token_ids
+    texts = tokenizer.batch_decode(shown, skip_special_tokens=not keep_special)
     return [
         Completion(text, tuple(ids), not ids or ids[-1] not in ends, None if logps is None else tuple(logps))
         for text, ids, logps in zip(texts, token_ids, logprobs or [None] * len(token_ids), strict=True)
     ]
+
+
+def _without_end(token_ids: Sequence[int], ends: set[int | None]) -> Sequence[int]:
+    length = len(token_ids)
+    while length and token_ids[length - 1] in ends:
+        length -= 1
+    return token_ids[:length]

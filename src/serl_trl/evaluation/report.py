@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from ..markdown import escaped
 from .metrics import RESAMPLES
 
 
@@ -37,7 +38,7 @@ def report(results: dict) -> str:
 
 def table(names: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
     """Return a Markdown table with a column for each name, its cells padded; each line is a label and its cells."""
-    lines = [["", *names], *lines]
+    lines = [["", *map(escaped, names)], *lines]
     widths = [max(len(line[column]) for line in lines) for column in range(len(names) + 1)]
     padded = ["| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in lines]
     return "\n".join([padded[0], "| " + " | ".join("-" * width for width in widths) + " |", *padded[1:]])
@@ -51,6 +52,7 @@ def _metric_lines(datasets: dict[str, dict]) -> list[list[str]]:
     most = [metric for metric in metrics if metric.startswith("maj")][-1]
     for level in sorted({level for column in columns for level in column["levels"]}):
         found = [column["levels"].get(level) for column in columns]
+        level = escaped(level)
         lines.append([f"level {level}: instructions", *(str(f["instructions"]) if f else "" for f in found)])
         lines += [
             [f"level {level}: {metric}", *(_percent(f["metrics"][metric]) if f else "" for f in found)]

@@ -1,5 +1,6 @@
 """The model card: what a run adds to that of TRL."""
 
+import json
 import os
 import re
 from collections.abc import Sequence
@@ -8,8 +9,9 @@ from pathlib import Path
 import yaml
 
 from ..evaluation.model_index import add_results, read_card, training_results
+from ..markdown import code_block, escaped
 from .privacy import without_private
-from .run_record import RunRecord
+from .run_record import RunRecord, make_record
 
 
 _ROWS = 10  # of the table of a run
@@ -18,8 +20,9 @@ _BEFORE = "### Framework versions"  # in TRL's template
 _LINK = "The instructions that it wrote for itself: "
 
 
-def write_card(trainer, record: RunRecord) -> None:
+def write_card(trainer, command: str | None, model_settings: dict) -> None:
     """Write into TRL's fresh model card how a [`SeRLTrainer`] trained the model, and its last evaluation; keep the record."""
+    record = make_record(trainer, command, model_settings)
     record.save(trainer.args.output_dir)
     path = Path(trainer.args.output_dir) / "README.md"
     add_training(path, record, trainer.state.log_history)
@@ -30,17 +33,24 @@ def write_card(trainer, record: RunRecord) -> None:
 def add_training(path: str | os.PathLike, record: RunRecord, log_history: Sequence[dict]) -> None:
     """Write into TRL's model card, fresh from TRL, how the model was trained."""
     card = read_card(path)
-    text = card.text.replace("[None](https://huggingface.co/None)", f"the local model `{record.base_model}`")
-    text = text.replace('model="None"', f'model="{Path(path).resolve().parent.name}"')
+    base_model = escaped(record.base_model)
+    text = card.text.replace("[None](https://huggingface.co/None)", f"the local model {base_model}")
+    text = text.replace('model="None"', f"model={json.dumps(Path(path).resolve().parent.name)}")
     paragraphs = [
         method(record.settings),
-        f"Base model: `{record.base_model}`. Seeds: {len(record.seeds)} instructions from `{record.seeds_name}`, whose "
-        "text is not given here.",
+        f"Base model: {base_model}. Seeds: {len(record.seeds)} instructions from {escaped(record.seeds_name)}, whose text "
+        "is not given here.",
     ]
     if record.command is not None:
-        paragraphs += ["### Command", f"```bash\n{record.command}\n```"]
-    settings = f"The settings that differ from the defaults:\n\n```yaml\n{settings_yaml(record.settings)}\n```"
-    paragraphs += ["### Recipe", settings, "### Curves", curves(log_history)]
+        paragraphs += ["### Command", code_block(record.command, "bash")]
+    recipe = code_block(settings_yaml(record.settings), "yaml")
+    paragraphs += [
+        "### Recipe",
+        "The settings that differ from the defaults:",
+        recipe,
+        "### Curves",
+        curves(log_history),
+    ]
     card.text = _insert(text, "\n\n".join(paragraphs))
     card.save(path)
 
@@ -57,7 +67,7 @@ def add_repositories(path: str | os.PathLike, model_id: str, dataset_id: str | N
     Without a `dataset_id`, an earlier link stays. Raises `ValueError` as in [`read_card`].
     """
     card = read_card(path)
-    card.text = re.sub(r'(pipeline\("text-generation", model=)"[^"]*"', rf'\1"{model_id}"', card.text)
+    card.text = re.sub(r'(pipeline\("text-generation", model=)"(?:[^"\\]|\\.)*"', rf'\1"{model_id}"', card.text)
     if dataset_id is not None:
         text = re.sub(rf"^{_LINK}.*\n\n", "", card.text, flags=re.MULTILINE)
         card.text = _insert(text, f"{_LINK}[{dataset_id}](https://huggingface.co/datasets/{dataset_id}).")

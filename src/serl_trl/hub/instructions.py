@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import DatasetCard, DatasetCardData
 
+from ..markdown import code_block, escaped
 from ..self_play.ledger import LEDGER_FOLDER, SCHEMA
 from ..self_play.parsing import squeeze
 from .card import method, settings_yaml
@@ -95,11 +96,11 @@ def write_dataset(record: RunRecord, rows: list[dict], folder: str | os.PathLike
         model_id=model_id,
         method=method(record.settings),
         seeds=len(record.seeds),
-        seeds_name=record.seeds_name,
-        base_model=record.base_model,
+        seeds_name=escaped(record.seeds_name),
+        base_model=escaped(record.base_model),
         admitted=len(train),
         withheld=len(withheld),
         reasons=", ".join(f"{count} {reason}" for reason, count in reasons.most_common()) or "none",
-        recipe=settings_yaml(record.settings),
+        recipe=code_block(settings_yaml(record.settings), "yaml"),
     )
     DatasetCard(f"---\n{metadata}\n---\n\n{text}").save(Path(folder) / "README.md")

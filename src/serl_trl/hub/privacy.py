@@ -10,15 +10,18 @@ from collections.abc import Sequence
 from pathlib import Path
 
 
-# What a model is made of, at the top of a run's folder: all that `serl-trl push` sends. Named one by one, since a folder
-# may hold files of the user's. Trainer's own push leaves out names that begin with `_`: those of the ledger and the record.
-PUBLIC_FILES = """
-README.md config.json generation_config.json trainer_state.json training_args.bin
+# What a model is made of, at the top of a run's folder. Named one by one, since a folder may hold files of the user's.
+# Trainer's training_args.bin is not among them: it names folders of this machine.
+_PUBLIC_FILES = """
+README.md config.json generation_config.json trainer_state.json
 model.safetensors model-*-of-*.safetensors model.safetensors.index.json adapter_config.json adapter_model.safetensors
 tokenizer.json tokenizer.model tokenizer_config.json special_tokens_map.json added_tokens.json chat_template.jinja
 vocab.json vocab.txt merges.txt spiece.model sentencepiece.bpe.model processor_config.json preprocessor_config.json
 configuration_*.py modeling_*.py tokenization_*.py
 """.split()  # the last line: of models with code of their own
+
+# All that is uploaded, as arguments of `HfApi.upload_folder`: no ledger, completions, checkpoints, all that lies in folders.
+PUBLIC_ONLY = {"allow_patterns": _PUBLIC_FILES, "ignore_patterns": ["*/*"]}
 
 # Columns of the ledger that hold seeds: few-shot examples and nearest neighbours.
 PRIVATE_COLUMNS = ("parents", "nearest")
@@ -31,22 +34,11 @@ def check_privacy(config) -> None:
             f"hub_strategy is {config.hub_strategy.value!r}, and checkpoints hold instructions, which may hold seeds, "
             "which are never pushed. Set hub_strategy to 'every_save' or 'end'."
         )
-    if config.log_completions and (config.push_to_hub or config.log_completions_hub_repo):
+    if config.log_completions and config.log_completions_hub_repo:
         raise ValueError(
-            "log_completions is True, and the logged prompts would be pushed, which may hold seeds, which never are. "
-            "Set log_completions to False, or push_to_hub to False and leave log_completions_hub_repo out."
+            f"log_completions_hub_repo is {config.log_completions_hub_repo!r}, and the logged prompts would be pushed "
+            "there, which may hold seeds, which are never pushed. Leave it out: the completions lie in output_dir."
         )
-
-
-def check_outside(output_dir: str | os.PathLike, **sources: str | os.PathLike | None) -> None:
-    """Raise `ValueError` for a file of the user's, such as the seeds', in a folder that Trainer pushes from."""
-    for name, source in sources.items():
-        path = Path(source or "")
-        if path.is_file() and Path(output_dir).resolve() in path.resolve().parents:
-            raise ValueError(
-                f"{name} is {str(path)!r}, which is in output_dir: Trainer pushes all that lies there with a "
-                "checkpoint's model. Move it, or set output_dir to another folder."
-            )
 
 
 def is_token(name: str) -> bool:

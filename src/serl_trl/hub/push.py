@@ -19,7 +19,7 @@ from ..self_play.ledger import LEDGER_FOLDER
 from ..training.checkpoints import TRAINER_STATE_FILE
 from .card import add_repositories
 from .instructions import read_instructions, write_dataset
-from .privacy import PUBLIC_FILES
+from .privacy import PUBLIC_ONLY
 
 
 _WEIGHTS = ("model.safetensors", "model-*-of-*.safetensors", "adapter_model.safetensors")
@@ -99,9 +99,8 @@ def push(
         repo_id=url.repo_id,
         folder_path=run,
         commit_message="End of training",
-        allow_patterns=PUBLIC_FILES,
-        ignore_patterns=["*/*"],  # ledger, checkpoints and optimizer states: all that lies in folders
         revision=revision,
+        **PUBLIC_ONLY,
     )
     return str(url)
 

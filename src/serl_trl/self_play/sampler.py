@@ -26,7 +26,10 @@ class Sampler(Protocol):
     def sample(
         self, prompt_ids: Sequence[list[int]], num_completions: int, settings: SamplingSettings | None = None
     ) -> list[list[Completion]]:
-        """Return `num_completions` completions of each prompt, sampled as in training unless `settings` are given."""
+        """Return `num_completions` completions of each prompt, sampled as in training unless `settings` are given.
+
+        `settings` are for instructions, whose text shows the special tokens in it.
+        """
 
     def with_logprobs(self, groups: list[Group]) -> list[Group]:
         """Return the groups with log-probabilities under the present weights where the engine gave none."""
