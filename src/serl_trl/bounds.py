@@ -3,7 +3,7 @@
 from math import inf
 
 from transformers.trainer_utils import HubStrategy, IntervalStrategy, SaveStrategy, SchedulerType
-from transformers.training_args import OptimizerNames
+from transformers.training_args import OptimizerNames, trainer_log_levels
 
 from .self_play.settings import LARGEST
 
@@ -87,6 +87,8 @@ CHOICES = {
     "eval_strategy": _values(IntervalStrategy),
     "hub_strategy": _values(HubStrategy),
     "importance_sampling_level": ("token", "sequence"),
+    "log_level": tuple(trainer_log_levels),
+    "log_level_replica": tuple(trainer_log_levels),
     "logging_strategy": _values(IntervalStrategy),
     "loss_type": ("bnpo", "cispo", "dapo", "dr_grpo", "grpo", "luspo", "sapo", "vespo"),
     "lr_scheduler_type": _values(SchedulerType),

@@ -35,7 +35,7 @@ def one_sentence() -> Iterator[None]:
 
     try:
         yield
-    except (OSError, ValueError, YAMLError) as error:
+    except (ImportError, OSError, ValueError, YAMLError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
 

@@ -4,6 +4,7 @@ import math
 import os
 from copy import deepcopy
 from dataclasses import dataclass
+from numbers import Real
 
 from trl import GRPOConfig
 from trl.import_utils import is_vllm_available
@@ -13,6 +14,7 @@ from .hub.privacy import check_privacy
 from .self_play.settings import (
     INSTRUCTIONS_PER_STEP,
     SelfPlaySettings,
+    as_object,
     check_bounds,
     check_choices,
     check_numbers,
@@ -23,6 +25,10 @@ from .training.advantages import ESTIMATORS, kl_in_advantage
 
 
 INSTRUCTIONS_PER_ITERATION = 2000  # SeRL, its published scripts
+_OBJECTS = """
+chat_template_kwargs generation_kwargs gradient_checkpointing_kwargs lr_scheduler_kwargs model_init_kwargs
+transformers_continuous_batching_config
+""".split()
 
 
 def resolve_use_vllm(use_vllm: bool | None) -> bool:
@@ -95,6 +101,13 @@ class SeRLConfig(SelfPlaySettings, GRPOConfig):
     def __post_init__(self):
         check_numbers(self)
         check_bounds(self, BOUNDS | {"num_generations": (2, math.inf), "instructions_per_iteration": (1, math.inf)})
+        for name in _OBJECTS:
+            as_object(name, getattr(self, name))
+        if self.output_dir == "":
+            raise ValueError("output_dir is empty. Set it to a folder.")
+        weights = self.reward_weights or []
+        if not (isinstance(weights, list | tuple) and all(isinstance(w, Real) and math.isfinite(w) for w in weights)):
+            raise ValueError(f"reward_weights is {weights!r}. Set it to a list of finite numbers.")
         self._check_choices()
         self._resolve_engine()
         self._resolve_generation_batch()

@@ -17,7 +17,7 @@ from .engine.models import base_model, context_length, load_model_config, load_t
 from .engine.sampling_settings import attributes
 from .engine.vllm import prepare_vllm
 from .engine.vllm_cpu import started_on_cpu
-from .evaluation.in_training import evaluate_trainer, labelled_rows
+from .evaluation.in_training import evaluate_trainer, evaluation_rows
 from .evaluation.model_index import evaluated_at
 from .hub.card import write_card
 from .hub.run_record import make_record
@@ -96,20 +96,20 @@ class SeRLTrainer(GRPOTrainer):
     ):
         if not isinstance(args, SeRLConfig):
             raise ValueError(f"args must be a SeRLConfig, got {type(args).__name__}.")
-        checks.check_parallelism(model, peft_config, args)
+        checks.check_run(model, peft_config, reward_funcs, args)
         if resume.last_checkpoint(args.output_dir) is None:
             resume.resolve_checkpoint(None, args)  # raises now where `train` could do nothing but raise
-        self.seeds = read_seeds(train_dataset)
+        seeds, model_config = read_seeds(train_dataset), load_model_config(model, args)
+        if processing_class is None:
+            processing_class = load_tokenizer(model, args)
+        self.seeds = checks.usable_seeds(seeds, processing_class, context_length(model_config, args), args)
+        eval_dataset = evaluation_rows(eval_dataset, args)
         used = {}
         if isinstance(model, str) and base_model(model) is not None:
             model = load_trainable(model, peft_config, quantization_config, args)
             peft_config = quantization_config = None  # the model has them
             used = {"model_init_kwargs": None}  # else TRL would warn that they are ignored
-        model_config = load_model_config(model, args)
         checks.check_weights(model, model_config, quantization_config, peft_config, args)
-        if processing_class is None:
-            processing_class = load_tokenizer(model, args)
-        self.seeds = checks.usable_seeds(self.seeds, processing_class, context_length(model_config, args), args)
         self._rewards: torch.Tensor | None = None  # (rows of all processes, reward functions), of the last batch
 
         with started_on_cpu(args), attributes(args, used):
@@ -118,7 +118,7 @@ class SeRLTrainer(GRPOTrainer):
                 reward_funcs=self_play_reward if reward_funcs is None else reward_funcs,
                 args=args,
                 train_dataset=placeholder_rows(args),
-                eval_dataset=None if eval_dataset is None else labelled_rows(eval_dataset, args.answer_format),
+                eval_dataset=eval_dataset,
                 processing_class=processing_class,
                 callbacks=callbacks,
                 optimizers=optimizers,

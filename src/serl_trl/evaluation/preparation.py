@@ -8,9 +8,10 @@ from pathlib import Path
 from transformers import PretrainedConfig
 
 from .. import __version__
-from ..engine.models import base_model, model_length, read_config, weights_version
+from ..engine.models import base_model, check_model, model_length, read_config, weights_version
 from ..engine.standalone import StandaloneSampler
 from ..self_play.prompt import answer_prompt, load_template
+from ..training.attempts import check_output_dir
 from ..training.checks import check_chat_template
 from .arguments import EvaluationArguments
 from .data import data_name, load_labelled
@@ -45,6 +46,7 @@ def prepare(args: EvaluationArguments) -> tuple[StandaloneSampler, dict, dict[st
     Raises:
         ValueError: if data, model, settings and `output_dir` don't go together.
     """
+    check_output_dir(args.output_dir)
     names = [data_name(source) for source in args.data]
     if len(set(names)) < len(names):
         raise ValueError(f"Two of data have the same name: {', '.join(names)}. Rename one, or evaluate it apart.")
@@ -54,7 +56,9 @@ def prepare(args: EvaluationArguments) -> tuple[StandaloneSampler, dict, dict[st
     if args.write_card:
         read_card(Path(args.model) / "README.md")
     template = load_template(args.prompt_template)
-    config = read_config(base_model(args.model) or args.model, trust_remote_code=args.trust_remote_code)
+    weights = base_model(args.model) or args.model
+    config = read_config(weights, trust_remote_code=args.trust_remote_code)
+    check_model(weights, config)
     sampler = StandaloneSampler(args)
     check_chat_template(sampler.tokenizer, args.model)
     settings = _settings(args, config, template.answer_request)

@@ -1,5 +1,6 @@
 """The settings of the loop: of self-instruction, self-rewarding and the filters."""
 
+import json
 import sys
 from dataclasses import dataclass, field
 from math import inf
@@ -41,6 +42,17 @@ def check_numbers(settings) -> None:
         if not fits and not (value is None and NoneType in types):
             kind = next(kind for known, kind in _KINDS.items() if known in types)
             raise ValueError(f"{name} is {value!r}. Set it to {kind}.")
+
+
+def as_object(name: str, value: dict | str | None) -> dict | None:
+    """Return the value of a setting that may be written as a JSON object; raise `ValueError` if it is none."""
+    try:
+        content = json.loads(value) if isinstance(value, str) else value
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{name} is {value!r}, which is no JSON ({error.msg}). Set it to an object.") from error
+    if not isinstance(content, dict | None):
+        raise ValueError(f"{name} is {value!r}. Set it to an object of names and values.")
+    return content
 
 
 def check_choices(settings, choices: dict[str, tuple]) -> None:
