@@ -15,8 +15,7 @@ from .engine.adapters import load_trainable
 from .engine.log_probabilities import token_logps
 from .engine.models import base_model, context_length, load_model_config, load_tokenizer
 from .engine.sampling_settings import attributes
-from .engine.vllm import prepare_vllm
-from .engine.vllm_cpu import started_on_cpu
+from .engine.vllm import prepare_vllm, started
 from .evaluation.in_training import evaluate_trainer, evaluation_rows
 from .evaluation.model_index import evaluated_at
 from .hub.card import write_card
@@ -112,7 +111,7 @@ class SeRLTrainer(GRPOTrainer):
         checks.check_weights(model, model_config, quantization_config, peft_config, args)
         self._rewards: torch.Tensor | None = None  # (rows of all processes, reward functions), of the last batch
 
-        with started_on_cpu(args), attributes(args, used):
+        with started(args), attributes(args, used):
             super().__init__(
                 model=model,
                 reward_funcs=self_play_reward if reward_funcs is None else reward_funcs,

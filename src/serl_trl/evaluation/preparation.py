@@ -10,12 +10,13 @@ from transformers import PretrainedConfig
 from .. import __version__
 from ..engine.models import base_model, check_model, model_length, read_config, weights_version
 from ..engine.standalone import StandaloneSampler
+from ..output_dir import check_output_dir
 from ..self_play.prompt import answer_prompt, load_template
-from ..training.attempts import check_output_dir
 from ..training.checks import check_chat_template
 from .arguments import EvaluationArguments
 from .data import data_name, load_labelled
 from .model_index import read_card
+from .results import comparison
 from .samples import read_samples
 
 
@@ -102,6 +103,7 @@ def _read_baseline(path: str, labelled: dict[str, list[dict]]) -> dict:
     try:
         baseline = json.loads(Path(path).read_text(encoding="utf-8"))
         instructions = {name: {r["instruction"] for r in d["rows"]} for name, d in baseline["datasets"].items()}
+        comparison(baseline, baseline)  # it has all that a comparison takes
     except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"compare is {path!r}, which is no results.json of an evaluation ({error}).") from error
     common = [n for n, rows in labelled.items() if any(r["instruction"] in instructions.get(n, ()) for r in rows)]

@@ -1,10 +1,7 @@
 """Attempts at what Trainer and TRL do after the model is loaded: to fail before."""
 
 import inspect
-import os
 from collections.abc import Callable
-from pathlib import Path
-from tempfile import TemporaryFile
 
 import torch
 from transformers import GenerationConfig, Trainer, get_scheduler
@@ -14,21 +11,6 @@ from transformers.integrations import get_reporting_integration_callbacks
 # What TRL calls a reward function with, by name: the columns of our rows, and its own.
 _REWARD_ARGUMENTS = "prompts completions completion_ids vote_reward trainer_state log_extra log_metric".split()
 _NEED_THE_MODEL = ("apollo", "galore", "lomo")  # optimizers that are made from its layers
-
-
-def check_output_dir(output_dir: str | os.PathLike) -> None:
-    """Raise `ValueError` if nothing can be written into a folder, or into the one that it will be made in."""
-    folder = Path(output_dir).absolute()
-    while not os.path.lexists(folder):
-        folder = folder.parent
-    try:
-        with TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ValueError(
-            f"output_dir is {str(output_dir)!r}, and nothing can be written into {str(folder)!r} ({error.strerror}). Set "
-            "it to another folder."
-        ) from error
 
 
 def check_rewards(reward_funcs: Callable | str | list | None, reward_weights: list[float] | None) -> None:

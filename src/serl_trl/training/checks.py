@@ -10,9 +10,10 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from ..answers.reading import parse_true_answer
 from ..engine.adapters import add_empty_adapter, check_adapter, empty_model
 from ..engine.models import control_tokens, is_fsdp, is_sharded, tokenize_prompts
+from ..output_dir import check_output_dir
 from ..seeds import Seeds
 from ..self_play.prompt import answer_prompt, few_shot_prompt, load_template
-from .attempts import check_generation, check_optimizer, check_output_dir, check_reports, check_rewards
+from .attempts import check_generation, check_optimizer, check_reports, check_rewards
 
 
 logger = logging.getLogger(__name__)
