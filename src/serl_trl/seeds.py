@@ -50,9 +50,9 @@ def load_seeds(source: str | os.PathLike | Dataset | list[str], column: str | No
     A row's `options`, if it has any, follow its instruction as in [`row_instruction`].
 
     Args:
-        source (`str`, `PathLike`, [`~datasets.Dataset`] or `list[str]`):
+        source (`str`, `PathLike`, [`~datasets.Dataset`] or `list[str | dict]`):
             A local file (.jsonl, .json, .csv, .parquet, or .txt with one instruction a line), the name of a dataset
-            on the Hub (its `train` split is read), a dataset, or a list of instructions.
+            on the Hub (its `train` split is read), a dataset, or a list of instructions or rows.
         column (`str`, *optional*):
             The column of the instructions. By default the first of `prompt`, `problem`, `question` and `instruction`.
 
@@ -120,7 +120,7 @@ def read_rows(
     if isinstance(source, Dataset):
         rows = source.to_list()
     elif isinstance(source, list):
-        rows = [{"instruction": text} for text in source]
+        rows = [row if isinstance(row, dict) else {"instruction": row} for row in source]
     elif isinstance(source, (str, os.PathLike)):
         rows = _read_source(str(source), split)
     else:

@@ -175,12 +175,12 @@ class Funnel:
         too_easy = sum(rate > max_pass_rate for rate in self.pass_rates)
         if not counts["candidates"]:
             return "The model wrote no list: use an instruct model, or edit the prompt_template."
-        if counts["admitted"] < counts["judged"] / 4:
-            return REASONS[max(self.rejected, key=self.rejected.get)]
         if counts["truncated"] > counts["completions"] / 2:
             return "Raise max_completion_length: truncated completions have no vote."
         if counts["unparsed"] > counts["completions"] / 2:
             return "Change the answer_request of the prompt_template: most completions have no readable answer."
+        if counts["admitted"] < counts["judged"] / 4:
+            return REASONS[max(self.rejected, key=self.rejected.get)]
         if too_hard > len(self.pass_rates) / 2:
             return "Lower min_pass_rate or temperature, or use easier seeds: the model seldom agrees with itself."
         if too_easy > len(self.pass_rates) / 2:

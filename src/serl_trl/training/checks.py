@@ -13,6 +13,7 @@ from ..engine.models import control_tokens, is_fsdp, is_sharded, tokenize_prompt
 from ..output_dir import check_output_dir
 from ..seeds import Seeds
 from ..self_play.prompt import answer_prompt, few_shot_prompt, load_template
+from ..self_play.sources import check_enough_seeds
 from .attempts import check_generation, check_optimizer, check_reports, check_rewards
 
 
@@ -123,11 +124,8 @@ def _check_true_answers(true_answers: dict[str, str | None], answer_format: str)
 
 
 def _check_room(seeds: list[str], tokenizer: PreTrainedTokenizerBase, max_tokens: int, args) -> None:
-    if args.instruction_source == "self_instruction" and len(seeds) < args.num_few_shot_examples:
-        raise ValueError(
-            f"There are {len(seeds)} seeds for num_few_shot_examples={args.num_few_shot_examples}. Add seeds, or set "
-            f"num_few_shot_examples to at most {len(seeds)} (and max_kept_examples to no more)."
-        )
+    if args.instruction_source == "self_instruction":
+        check_enough_seeds(seeds, args)
     template = load_template(args.prompt_template)
     tokens = dict(zip(seeds, tokenizer(seeds)["input_ids"], strict=True))
     longest = sorted(seeds, key=lambda seed: len(tokens[seed]), reverse=True)[: args.num_few_shot_examples]
