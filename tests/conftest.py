@@ -2,7 +2,9 @@
 
 import os
 import random
+import re
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -81,6 +83,20 @@ def own_environment():
     yield
     os.environ.clear()
     os.environ.update(before)
+
+
+@pytest.fixture
+def refused(capsys):
+    """Return a context in which a command must end in one sentence and the exit code of a bad argument."""
+
+    @contextmanager
+    def refused(message: str):
+        with pytest.raises(SystemExit) as ended:
+            yield
+        said = capsys.readouterr().err.strip().splitlines()[-1]
+        assert ended.value.code == 2 and re.search(f"^error: .*{message}", said), said
+
+    return refused
 
 
 @pytest.fixture

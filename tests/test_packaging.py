@@ -68,4 +68,4 @@ def test_names_are_found_without_a_clone(wheel, tmp_path, arguments, sentence):
     command = [sys.executable, "-m", "serl_trl.cli", "train", *arguments]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(wheel), os.environ.get("PYTHONPATH", "")])}
     result = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True)
-    assert result.returncode == 1 and result.stderr.startswith(sentence)
+    assert result.returncode == 2 and result.stderr.startswith(sentence)

@@ -136,9 +136,9 @@ def test_the_first_method_that_fits_becomes_a_recipe_that_the_trainer_takes(
         (["--output", "no/such/folder/recipe.yaml"], "There is no folder 'no/such/folder'"),
     ],
 )
-def test_bad_arguments_are_one_sentence(tmp_path, arguments, message):
+def test_bad_arguments_are_one_sentence(tmp_path, refused, arguments, message):
     CONFIGS["Qwen/Qwen2.5-0.5B-Instruct"].save_pretrained(tmp_path)
-    with pytest.raises(SystemExit, match=message):
+    with refused(message):
         run(["--model", str(tmp_path), "--output", str(tmp_path / "recipe.yaml"), *arguments])
 
 
@@ -151,9 +151,9 @@ def test_bad_arguments_are_one_sentence(tmp_path, arguments, message):
     ],
     ids=["no intermediate_size", "experts", "short context"],
 )
-def test_models_that_the_arithmetic_does_not_hold_for_are_refused(tmp_path, config, message):
+def test_models_that_the_arithmetic_does_not_hold_for_are_refused(tmp_path, refused, config, message):
     config.save_pretrained(tmp_path)
-    with pytest.raises(SystemExit, match=message):
+    with refused(message):
         run(["--model", str(tmp_path), "--output", str(tmp_path / "recipe.yaml"), "--gpu", "80"])
     assert not (tmp_path / "recipe.yaml").exists()
 

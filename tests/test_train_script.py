@@ -87,7 +87,7 @@ def test_bad_input_ends_in_one_sentence_and_writes_nothing(tmp_path, arguments, 
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(TINY))
     command = [sys.executable, str(ROOT / "train.py"), "--config", str(tmp_path / "recipe.yaml"), *arguments]
     result = run(*command, "--output_dir", str(tmp_path / "run"))
-    assert result.returncode == 1
+    assert result.returncode == 2
     assert result.stderr.strip().splitlines()[-1].startswith(message), result.stderr[-2000:]
     assert "Traceback" not in result.stderr and not (tmp_path / "run").exists()
 

@@ -32,13 +32,14 @@ def command_parser(*dataclasses, parser_class: type[ArgumentParser] = ArgumentPa
 
 @contextmanager
 def one_sentence() -> Iterator[None]:
-    """Let bad input end the command with exit code 1 and one sentence, not with a traceback."""
+    """Let bad input end the command with one sentence and the exit code of a bad argument, not with a traceback."""
     from yaml import YAMLError
 
     try:
         yield
-    except (OSError, ValueError, YAMLError) as error:
-        sys.exit(f"error: {' '.join(str(error).split())}")
+    except (ImportError, OSError, ValueError, YAMLError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        sys.exit(2)
 
 
 def main() -> None:

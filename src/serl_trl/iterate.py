@@ -6,17 +6,17 @@ a fresh reference model and an empty kept pool, as in SeRL.
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
 
-import yaml
-
 from .atomic_write import atomic_write
 from .cli import COMMANDS, DRY_EXIT_CODE, command_parser, one_sentence
-from .launch import make_launch_parser, recipe_arguments
+from .launch import make_launch_parser, read_mapping, recipe_arguments
 from .markdown import escaped
+from .output_dir import check_output_dir
 from .training.checkpoints import TRAINER_STATE_FILE, last_checkpoint
 
 
@@ -24,16 +24,14 @@ def read_settings(command: list[str]) -> tuple[Path, int]:
     """Return `output_dir` and `seed` of a training command, from its options, its recipe or its `--config`.
 
     Raises:
-        ValueError: if the command names no `output_dir`, or a checkpoint to resume from.
+        ValueError: if the command names no `output_dir` that can be written, or a checkpoint to resume from.
     """
     parser = make_launch_parser()
     for name in ("output_dir", "seed", "resume_from_checkpoint"):
         parser.add_argument(f"--{name}", f"--{name.replace('_', '-')}")
     options = vars(parser.parse_known_args(command)[0])
     path = recipe_arguments(options)[1:]
-    config = yaml.safe_load(Path(path[0]).read_text(encoding="utf-8")) if path else {}
-    if not isinstance(config, dict):
-        raise ValueError(f"{path[0]!r} is no YAML mapping of settings.")
+    config = read_mapping(path[0]) if path else {}
     settings = {"seed": 42} | config | options
     if settings.get("resume_from_checkpoint"):
         raise ValueError(
@@ -42,6 +40,9 @@ def read_settings(command: list[str]) -> tuple[Path, int]:
         )
     if not settings.get("output_dir"):
         raise ValueError("output_dir is missing. Set it in the command: the iterations are saved in folders in it.")
+    if not str(settings["seed"]).isdecimal():
+        raise ValueError(f"seed is {settings['seed']!r}. Set it to a whole number.")
+    check_output_dir(settings["output_dir"])
     return Path(settings["output_dir"]), int(settings["seed"])
 
 
@@ -120,11 +121,12 @@ def iterate(iterations: int, command: list[str]) -> int:
     `command` is any one that ends in the arguments of `train.py`.
 
     Raises:
-        ValueError: As in [`read_settings`], or if `iterations` is below 1.
-        OSError: if the command or its YAML file is not found.
+        ValueError: As in [`read_settings`], if `iterations` is below 1, or if there is no such command.
     """
     if iterations < 1:
         raise ValueError(f"iterations is {iterations}. Set it to at least 1.")
+    if shutil.which(command[0]) is None:
+        raise ValueError(f"There is no command {command[0]!r}. Write it after `--` as it is typed, without quotes.")
     output_dir, seed = read_settings(command)
     folders = [output_dir / f"iteration-{number}" for number in range(1, iterations + 1)]
     finished = [final_state(folder) is not None for folder in folders]
@@ -165,6 +167,8 @@ def run(arguments: list[str], prog: str) -> None:
     parser = command_parser(prog=prog, usage="%(prog)s --iterations N -- COMMAND", description=COMMANDS["iterate"][1])
     parser.add_argument("--iterations", type=int, required=True, help="How many iterations there are in all.")
     parser.add_argument("command", nargs="+", help="The command that trains once, such as `serl-trl train ...`.")
-    options = parser.parse_args(arguments)
+    options, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        parser.error(f"unrecognized arguments: {' '.join(unknown)}. Put `--` before the command.")
     with one_sentence():
         sys.exit(iterate(options.iterations, options.command))

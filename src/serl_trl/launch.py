@@ -1,9 +1,12 @@
 """Recipes and accelerate configurations by name, and training through `accelerate launch`."""
 
 import os
+import socket
 import sys
 from argparse import SUPPRESS, ArgumentParser
 from pathlib import Path
+
+import yaml
 
 from .cli import command_parser
 
@@ -43,9 +46,30 @@ def make_launch_parser() -> ArgumentParser:
 
 
 def recipe_arguments(options: dict[str, str]) -> list[str]:
-    """Return `--config PATH` for a recipe or a file, which are the same to TRL; `ValueError` for an unknown recipe."""
+    """Return `--config PATH` for a recipe or a file, which are the same to TRL; `ValueError` if it can't be read."""
     path = shipped("recipes", options["recipe"]) if "recipe" in options else options.get("config")
-    return ["--config", str(path)] if path else []
+    if path is None:
+        return []
+    read_mapping(path)
+    return ["--config", str(path)]
+
+
+def read_mapping(path: str | Path) -> dict:
+    """Return the settings in a YAML file; raise `ValueError` with its name if it holds none."""
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise ValueError(f"The settings in {str(path)!r} can't be read: {error}") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{str(path)!r} is no YAML mapping of settings. Write each as `name: value`.")
+    return content
+
+
+def free_port() -> int:
+    """Return a port of this machine that nothing listens on."""
+    with socket.socket() as listener:
+        listener.bind(("localhost", 0))
+        return listener.getsockname()[1]
 
 
 def without(arguments: list[str], unknown: list[str]) -> list[str]:
@@ -66,11 +90,22 @@ def launch(path: str | Path, launcher: list[str], training: list[str], parser) -
         path (`str` or `Path`): The accelerate configuration.
         launcher, training (`list[str]`): Further arguments of `accelerate launch`, and those of `serl-trl train`.
         parser: Ends the command if accelerate does not know an argument.
+
+    Raises:
+        ValueError: if the configuration is none.
     """
+    from accelerate.commands.config.config_args import load_config_from_file
     from accelerate.commands.launch import launch_command_parser
 
+    content = read_mapping(path)
+    try:
+        load_config_from_file(str(path))
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{str(path)!r} is no configuration of accelerate: {error}") from error
     arguments = ["--config_file", str(path), "--quiet", *launcher, "--module", "serl_trl.train", *training]
     accelerate = launch_command_parser()
     accelerate.error = parser.error
-    accelerate.parse_args(arguments)
+    given = accelerate.parse_args(arguments)
+    if given.main_process_port is None and "main_process_port" not in content:
+        arguments = ["--main_process_port", str(free_port()), *arguments]  # accelerate's own may be another run's
     os.execv(sys.executable, [sys.executable, "-m", "accelerate.commands.launch", *arguments])

@@ -7,6 +7,7 @@ import os
 import re
 from collections import Counter
 from dataclasses import dataclass
+from numbers import Number
 from pathlib import Path
 
 import pyarrow as pa
@@ -49,9 +50,9 @@ def load_seeds(source: str | os.PathLike | Dataset | list[str], column: str | No
     A row's `options`, if it has any, follow its instruction as in [`row_instruction`].
 
     Args:
-        source (`str`, `PathLike`, [`~datasets.Dataset`] or `list[str]`):
+        source (`str`, `PathLike`, [`~datasets.Dataset`] or `list[str | dict]`):
             A local file (.jsonl, .json, .csv, .parquet, or .txt with one instruction a line), the name of a dataset
-            on the Hub (its `train` split is read), a dataset, or a list of instructions.
+            on the Hub (its `train` split is read), a dataset, or a list of instructions or rows.
         column (`str`, *optional*):
             The column of the instructions. By default the first of `prompt`, `problem`, `question` and `instruction`.
 
@@ -61,7 +62,7 @@ def load_seeds(source: str | os.PathLike | Dataset | list[str], column: str | No
             dataset's `info.dataset_name` is the name of the source.
 
     Raises:
-        ValueError: As in [`read_rows`] and [`row_instruction`], or if no instruction is left.
+        ValueError: As in [`read_rows`], [`row_instruction`] and [`as_answer`], or if no instruction is left.
     """
     seeds = read_seeds(source, column)
     columns = {"instruction": seeds.instructions}
@@ -77,7 +78,8 @@ def read_seeds(source, column: str | None = None) -> Seeds:
     rows, column, name = read_rows(source, column)
     answers, left_out, seen = {}, Counter(), set()
     for number, row in enumerate(rows, start=1):
-        text = row_instruction(row, column, f"{name}, row {number}")
+        place = f"{name}, row {number}"
+        text, answer = row_instruction(row, column, place), as_answer(row.get("answer"), place)
         if text is None:
             left_out["not text"] += 1
         elif not squeeze(text):
@@ -86,7 +88,7 @@ def read_seeds(source, column: str | None = None) -> Seeds:
             left_out["duplicate"] += 1
         else:
             seen.add(squeeze(text))
-            answers[text] = as_answer(row.get("answer"))
+            answers[text] = answer
     if left_out:
         counts = ", ".join(f"{count} {reason}" for reason, count in left_out.items())
         logger.warning(f"{name}: {left_out.total()} of {len(rows)} rows left out ({counts}).")
@@ -118,7 +120,7 @@ def read_rows(
     if isinstance(source, Dataset):
         rows = source.to_list()
     elif isinstance(source, list):
-        rows = [{"instruction": text} for text in source]
+        rows = [row if isinstance(row, dict) else {"instruction": row} for row in source]
     elif isinstance(source, (str, os.PathLike)):
         rows = _read_source(str(source), split)
     else:
@@ -157,9 +159,17 @@ def row_instruction(row: dict, column: str, place: str) -> str | None:
     return "\n".join([text, *(f"({letter}) {option}" for letter, option in zip(LETTERS, options, strict=False))])
 
 
-def as_answer(value) -> str | None:
-    """Return the text of an `answer`, which may be a number; `None` if there is none."""
-    return None if value is None else str(value).strip() or None
+def as_answer(value, place: str) -> str | None:
+    """Return the text of an `answer`, which may be a number; `None` if there is none.
+
+    Raises:
+        ValueError: if it is neither text nor number; `place` says where.
+    """
+    if value is None or value != value:  # NaN is what pandas writes where there is none
+        return None
+    if not isinstance(value, str | Number):
+        raise ValueError(f"{place}: answer is {value!r}. Make it a text or a number, or rename the column.")
+    return str(value).strip() or None
 
 
 def _as_text(value) -> str | None:
@@ -189,6 +199,8 @@ def _decode(text: str, path: Path, line: int | None = None):
         return json.loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(f"{path}, line {line or error.lineno}: broken JSON ({error.msg}). Correct it.") from error
+    except ValueError as error:  # a number of more digits than Python reads
+        raise ValueError(f"{path}{f', line {line}' if line else ''}: {error}. Write the number as a text.") from error
 
 
 def _as_row(value, path: Path, number: int) -> dict:
@@ -200,8 +212,23 @@ def _as_row(value, path: Path, number: int) -> dict:
 
 
 def _read_csv(path: Path) -> list[dict]:
+    rows = []
     with path.open(encoding="utf-8-sig", newline="") as stream:
-        return [{key: value for key, value in row.items() if key} for row in csv.DictReader(stream)]
+        reader = csv.DictReader(stream, strict=True)  # else an open quote takes in the rows up to the next one
+        line = 1
+        try:
+            line += bool(reader.fieldnames)
+            for row in reader:
+                if any(row.pop(None, [])):
+                    raise csv.Error("it has more cells than the first one")
+                rows.append({key: value for key, value in row.items() if key})
+                line = reader.line_num + 1
+        except csv.Error as error:
+            raise ValueError(
+                f"{path} can't be read: the row that begins in line {line} has a quote that is not closed, or a comma "
+                f"outside quotes ({error}). Put the whole text in quotes, and double the quotes in it."
+            ) from error
+    return rows
 
 
 def _read_parquet(path: Path) -> list[dict]:
@@ -239,7 +266,7 @@ def _read_source(source: str, split: str) -> list[dict]:
         raise ValueError(f"Instructions can't be read from {source!r}. Use a file that ends in {', '.join(_READERS)}.")
     try:
         return _READERS[extension](path)
-    except (UnicodeDecodeError, csv.Error, pa.ArrowInvalid, RecursionError) as error:
+    except (UnicodeDecodeError, pa.ArrowInvalid, RecursionError) as error:
         raise ValueError(
             f"{source} can't be read ({error}). Make it what its name says; texts are in UTF-8."
         ) from error

@@ -4,16 +4,20 @@ import math
 import os
 from copy import deepcopy
 from dataclasses import dataclass
+from numbers import Real
 
 from trl import GRPOConfig
 from trl.import_utils import is_vllm_available
 
+from .bounds import BOUNDS, CHOICES, UNUSED
 from .hub.privacy import check_privacy
 from .self_play.settings import (
     INSTRUCTIONS_PER_STEP,
     SelfPlaySettings,
+    as_object,
     check_bounds,
     check_choices,
+    check_numbers,
     check_whole_groups,
     setting,
 )
@@ -21,6 +25,10 @@ from .training.advantages import ESTIMATORS, kl_in_advantage
 
 
 INSTRUCTIONS_PER_ITERATION = 2000  # SeRL, its published scripts
+_OBJECTS = """
+chat_template_kwargs generation_kwargs gradient_checkpointing_kwargs lr_scheduler_kwargs model_init_kwargs
+transformers_continuous_batching_config
+""".split()
 
 
 def resolve_use_vllm(use_vllm: bool | None) -> bool:
@@ -91,6 +99,15 @@ class SeRLConfig(SelfPlaySettings, GRPOConfig):
     )
 
     def __post_init__(self):
+        check_numbers(self)
+        check_bounds(self, BOUNDS | {"num_generations": (2, math.inf), "instructions_per_iteration": (1, math.inf)})
+        for name in _OBJECTS:
+            as_object(name, getattr(self, name))
+        if self.output_dir == "":
+            raise ValueError("output_dir is empty. Set it to a folder.")
+        weights = self.reward_weights or []
+        if not (isinstance(weights, list | tuple) and all(isinstance(w, Real) and math.isfinite(w) for w in weights)):
+            raise ValueError(f"reward_weights is {weights!r}. Set it to a list of finite numbers.")
         self._check_choices()
         self._resolve_engine()
         self._resolve_generation_batch()
@@ -105,7 +122,6 @@ class SeRLConfig(SelfPlaySettings, GRPOConfig):
         SelfPlaySettings.__post_init__(self)
         self._resolve_length()
         self._check_rollouts()
-        check_bounds(self, {"instructions_per_iteration": (1, float("inf"))})
         check_privacy(self)
 
     def __getstate__(self) -> dict:
@@ -124,7 +140,10 @@ class SeRLConfig(SelfPlaySettings, GRPOConfig):
             "instruction_source": ("self_instruction", "seeds"),
             "label_source": ("majority_vote", "true_answer"),
         }
-        check_choices(self, choices)
+        check_choices(self, choices | CHOICES)
+        for name, advice in UNUSED.items():
+            if getattr(self, name) != getattr(GRPOConfig, name):
+                raise ValueError(f"{name} is {getattr(self, name)!r}, which has no effect in self-play. {advice}")
         if self.label_source == "true_answer" and self.instruction_source != "seeds":
             raise ValueError(
                 "label_source is 'true_answer', and the model's own instructions have none. Set instruction_source to "
@@ -170,10 +189,9 @@ class SeRLConfig(SelfPlaySettings, GRPOConfig):
     def _resolve_length(self):
         if self.max_steps > 0:
             return
-        if self.max_steps != -1:
+        if self.max_steps == 0:
             raise ValueError(
-                f"max_steps is {self.max_steps}. Set it above 0, or leave it out for the length that "
-                "instructions_per_iteration gives."
+                "max_steps is 0. Set it above 0, or leave it out for the length that instructions_per_iteration gives."
             )
         if self.instructions_per_iteration is None:
             self.instructions_per_iteration = INSTRUCTIONS_PER_ITERATION
@@ -184,13 +202,15 @@ class SeRLConfig(SelfPlaySettings, GRPOConfig):
 
     def _check_rollouts(self):
         filters = {"top_p": (self.top_p, 1.0), "top_k": (self.top_k, 0), "min_p": (self.min_p or 0.0, 0.0)}
+        filters["repetition_penalty"] = (self.repetition_penalty, 1.0)
         for name, (value, neutral) in filters.items():
             if value != neutral:
                 raise ValueError(
                     f"{name} is {value}, which biases the importance ratio of the rollouts (TRL#6789). Leave it at "
                     f"{neutral}; for self-instruction set instruction_temperature and instruction_top_p."
                 )
-        own = set("seed n temperature top_p top_k min_p presence_penalty max_tokens max_new_tokens".split())
+        own = set("seed n temperature top_p top_k min_p max_tokens max_new_tokens".split())
+        own |= {"presence_penalty", "frequency_penalty", "repetition_penalty"}
         for name in sorted(own & set(self.generation_kwargs or {})):
             raise ValueError(
                 f"generation_kwargs sets {name!r}: a group's completions would be equal or biased, or a setting of this "

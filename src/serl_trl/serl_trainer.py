@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import gather, gather_object
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from trl import GRPOTrainer
@@ -15,9 +15,8 @@ from .engine.adapters import load_trainable
 from .engine.log_probabilities import token_logps
 from .engine.models import base_model, context_length, load_model_config, load_tokenizer
 from .engine.sampling_settings import attributes
-from .engine.vllm import prepare_vllm
-from .engine.vllm_cpu import started_on_cpu
-from .evaluation.in_training import evaluate_trainer, labelled_rows
+from .engine.vllm import prepare_vllm, started
+from .evaluation.in_training import evaluate_trainer, evaluation_rows
 from .evaluation.model_index import evaluated_at
 from .hub.card import write_card
 from .hub.paper import PAPER
@@ -28,7 +27,7 @@ from .self_play.carriers import Group
 from .self_play.funnel import Funnel
 from .serl_config import SeRLConfig
 from .training import beginning, checks, resume
-from .training.advantages import kl_in_advantage, token_advantages
+from .training.advantages import completion_means, kl_in_advantage, token_advantages
 from .training.ending import GracefulEnd
 from .training.loader import make_loader
 from .training.same_run import describe_adapter, load_facts, run_facts
@@ -89,30 +88,30 @@ class SeRLTrainer(PublicPushMixin, GRPOTrainer):
     ):
         if not isinstance(args, SeRLConfig):
             raise ValueError(f"args must be a SeRLConfig, got {type(args).__name__}.")
-        checks.check_parallelism(model, peft_config, args)
-        self.seeds = read_seeds(train_dataset)
+        checks.check_run(model, peft_config, reward_funcs, args)
+        seeds, model_config = read_seeds(train_dataset), load_model_config(model, args)
+        if processing_class is None:
+            processing_class = load_tokenizer(model, args)
+        self.seeds = checks.usable_seeds(seeds, processing_class, context_length(model_config, args), args)
+        eval_dataset = evaluation_rows(eval_dataset, args)
+        self.run_facts = run_facts(args, self.seeds, model_config, processing_class)
+        if args.resume_from_checkpoint:
+            beginning.resolve_checkpoint(args.resume_from_checkpoint, args, self.run_facts)
         used = {}
         if isinstance(model, str) and base_model(model) is not None:
             model = load_trainable(model, peft_config, quantization_config, args)
             peft_config = quantization_config = None  # the model has them
             used = {"model_init_kwargs": None}  # else TRL would warn that they are ignored
-        model_config = load_model_config(model, args)
         checks.check_weights(model, model_config, quantization_config, peft_config, args)
-        if processing_class is None:
-            processing_class = load_tokenizer(model, args)
-        self.seeds = checks.usable_seeds(self.seeds, processing_class, context_length(model_config, args), args)
-        self.run_facts = run_facts(args, self.seeds, model_config, processing_class)
-        if args.resume_from_checkpoint:
-            beginning.resolve_checkpoint(args.resume_from_checkpoint, args, self.run_facts)
         self._rewards: torch.Tensor | None = None  # (rows of all processes, reward functions), of the last batch
 
-        with started_on_cpu(args), attributes(args, used):
+        with started(args), attributes(args, used):
             super().__init__(
                 model=model,
                 reward_funcs=self_play_reward if reward_funcs is None else reward_funcs,
                 args=args,
                 train_dataset=placeholder_rows(args),
-                eval_dataset=None if eval_dataset is None else labelled_rows(eval_dataset, args.answer_format),
+                eval_dataset=eval_dataset,
                 processing_class=processing_class,
                 callbacks=callbacks,
                 optimizers=optimizers,
@@ -178,6 +177,8 @@ class SeRLTrainer(PublicPushMixin, GRPOTrainer):
                 output["old_per_token_logps"] = self._old_logps(output, sampling_logps)
         if kl_in_advantage(self.args.advantage_estimator):
             output["advantages"] = self._token_advantages(output)
+            means = completion_means(output["advantages"], output["completion_mask"])
+            self._logs["advantages"].extend(gather(means).tolist())  # in the place of GRPO's: it holds one batch
         return output
 
     def _rollouts(self, rows: list[tuple[Group, int]]) -> dict[str, list]:

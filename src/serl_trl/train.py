@@ -8,11 +8,12 @@ import os
 import shlex
 import sys
 from dataclasses import MISSING, dataclass
+from math import inf
 from pathlib import Path
 
 from .cli import COMMANDS, DRY_EXIT_CODE, command_parser, one_sentence
 from .launch import launch, make_launch_parser, recipe_arguments, shipped, without
-from .self_play.settings import setting
+from .self_play.settings import check_bounds, check_numbers, setting
 
 
 @dataclass
@@ -124,8 +125,13 @@ def make_trainer(script_args, training_args, model_args):
     seeds = read_seeds(script_args.seeds, script_args.seeds_column)
 
     # Model
-    if model_args.model_name_or_path is None:
-        raise ValueError("model_name_or_path is missing: name a model on the Hub, or the folder of one.")
+    if not isinstance(model_args.model_name_or_path, str):
+        raise ValueError(
+            f"model_name_or_path is {model_args.model_name_or_path}. Name a model on the Hub, or the folder of one."
+        )
+    for settings in (script_args, model_args):
+        check_numbers(settings)
+    check_bounds(model_args, {"lora_r": (1, inf), "lora_alpha": (1, inf), "lora_dropout": (0.0, 1.0)})
     training_args.model_init_kwargs = {
         "revision": model_args.model_revision,
         "attn_implementation": model_args.attn_implementation,
@@ -206,7 +212,7 @@ def run(arguments: list[str] | None = None, prog: str | None = None) -> None:
     with one_sentence():
         recipe = recipe_arguments(options)
         accelerate_config = options.get("accelerate_config")
-        if accelerate_config and not Path(accelerate_config).is_file():
+        if accelerate_config is not None and not Path(accelerate_config).is_file():
             accelerate_config = shipped("accelerate_configs", accelerate_config)
         parser = make_parser(prog)
         *parsed, unknown_in_recipe, unknown = parser.parse_args_and_config(

@@ -211,11 +211,11 @@ def full_in(folder, error):
     return lambda self, path, **kwargs: (error if Path(path).name == folder else own)(self, path, **kwargs)
 
 
-def test_merging_without_an_adapter_is_refused(tmp_path, capsys):
-    with pytest.raises(SystemExit, match="merge is True, and there is no adapter to merge"):
+def test_merging_without_an_adapter_is_refused(tmp_path, refused):
+    with refused("merge is True, and there is no adapter to merge"):
         train(tmp_path / "run", merge=True)
 
 
-def test_merging_into_tied_embeddings_is_refused(tmp_path):
-    with pytest.raises(SystemExit, match="which the model ties together: merged, it would change both"):
+def test_merging_into_tied_embeddings_is_refused(tmp_path, refused):
+    with refused("which the model ties together: merged, it would change both"):
         train(tmp_path / "run", use_peft=True, lora_target_modules=".*embed_tokens", merge=True)

@@ -181,12 +181,12 @@ def test_greedy_truncated_and_multiple_choice(tmp_path):
     assert row["truncated"] == [True] and row["answers"] == [None] and row["correct"] == [0]
 
 
-def test_an_adapter_that_cannot_be_merged_is_refused(tmp_path):
+def test_an_adapter_that_cannot_be_merged_is_refused(tmp_path, refused):
     peft = pytest.importorskip("peft")
     config = peft.LoraConfig(target_modules=["embed_tokens"], task_type="CAUSAL_LM")
     peft.get_peft_model(AutoModelForCausalLM.from_pretrained(TINY_MODEL), config).save_pretrained(tmp_path / "adapter")
     AutoTokenizer.from_pretrained(TINY_MODEL).save_pretrained(tmp_path / "adapter")
-    with pytest.raises(SystemExit, match="error: The adapter changes the input or output embeddings"):
+    with refused("The adapter changes the input or output embeddings"):
         run(command(settings(tmp_path, model=str(tmp_path / "adapter")))[2:])
 
 
@@ -225,10 +225,10 @@ def test_an_adapter_is_merged_into_its_base(tmp_path):
         ({"write_card": True}, "There is no model card '.*README.md'. Use the folder of a trained model"),
     ],
 )  # fmt: skip
-def test_bad_input_ends_in_one_sentence_before_a_model_is_loaded(tmp_path, capsys, monkeypatch, changes, message):
+def test_bad_input_ends_in_one_sentence_before_a_model_is_loaded(tmp_path, refused, monkeypatch, changes, message):
     monkeypatch.setattr("serl_trl.evaluation.job.sample_missing", None)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(SystemExit, match=f"error: .*{message}"):
+    with refused(message):
         run(command(settings(tmp_path, **changes))[2:])
     assert not (tmp_path / "eval").exists()
 

@@ -210,7 +210,7 @@ def test_failures_are_one_sentence_and_the_command_again(hub, pushed, tmp_path, 
 def test_what_a_push_lacks_is_said_before_training(hub, tmp_path, changes, arguments, message):
     environment = hub.environment(tmp_path / "home") | changes
     result = train(environment, tmp_path, "early", "--push_to_hub", *arguments)
-    assert result.returncode == 1 and "Traceback" not in result.stderr, result.stderr[-3000:]
+    assert result.returncode == 2 and "Traceback" not in result.stderr, result.stderr[-3000:]
     assert f"error: {message}" in result.stderr.strip().splitlines()[-1]
     assert not (tmp_path / "early" / "_ledger").exists()
 

@@ -3,12 +3,20 @@
 import json
 import os
 import re
+import zipfile
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
+from pickle import UnpicklingError
 
+import torch
 from jinja2 import TemplateError
+from safetensors import SafetensorError, safe_open
 from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedTokenizerBase
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+)
 
 from ..self_play.carriers import Message
 
@@ -17,23 +25,28 @@ _MARKER = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
 
 
 def load_model_config(model, args) -> PretrainedConfig:
-    """Return the configuration of a model given by name or as an instance."""
+    """Return the configuration of a model given by name or as an instance; of an adapter's folder, that of its base."""
     if not isinstance(model, str):
         return model.config
-    return read_config(model, (args.model_init_kwargs or {}).get("revision"), args.trust_remote_code)
+    name, revision = _source(model, args)
+    config = read_config(name, revision, args.trust_remote_code)
+    check_model(name, config)
+    return config
 
 
 def load_tokenizer(model, args) -> PreTrainedTokenizerBase:
-    """Return the tokenizer of a model given by name or as an instance."""
-    revision = (args.model_init_kwargs or {}).get("revision")
+    """Return the tokenizer of a model given by name or as an instance; of an adapter, that of its base."""
+    name, revision = _source(model, args)
+    return _read_tokenizer(name, revision=revision, padding_side="left", trust_remote_code=args.trust_remote_code)
+
+
+def _source(model, args) -> tuple[str, str | None]:
+    """Return the name and the revision of the model that configuration and tokenizer are read from."""
+    if isinstance(model, str) and (adapter := _adapter_config(model)):
+        return adapter["base_model_name_or_path"], adapter.get("revision")
     if "default" in getattr(model, "peft_config", {}):
-        revision = model.peft_config["default"].revision  # the base's
-    return AutoTokenizer.from_pretrained(
-        model if isinstance(model, str) else model.name_or_path,
-        revision=revision,
-        padding_side="left",
-        trust_remote_code=args.trust_remote_code,
-    )
+        return model.name_or_path, model.peft_config["default"].revision  # the base's
+    return model if isinstance(model, str) else model.name_or_path, (args.model_init_kwargs or {}).get("revision")
 
 
 def read_config(model: str, revision: str | None = None, trust_remote_code: bool = False) -> PretrainedConfig:
@@ -41,25 +54,71 @@ def read_config(model: str, revision: str | None = None, trust_remote_code: bool
     try:
         return AutoConfig.from_pretrained(model, revision=revision, trust_remote_code=trust_remote_code)
     except OSError as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"The model {model!r} is neither a folder here nor found on the Hub: {reason}") from error
+        what = "has no configuration" if Path(model).is_dir() else "is neither a folder here nor found on the Hub"
+        raise ValueError(f"The model {model!r} {what}: {_reason(error)}") from error
+
+
+def check_model(model: str, config: PretrainedConfig) -> None:
+    """Raise `ValueError` if a model is no causal language model, or its folder has no weights that can be loaded."""
+    architecture = (config.architectures or [None])[0]
+    known = {*MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.values(), *MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES.values()}
+    if architecture not in known and not getattr(config, "auto_map", None):
+        raise ValueError(f"The model {model!r} is a {architecture}, which is no causal language model. Use one.")
+    if not Path(model).is_dir():
+        return
+    files = [*Path(model).glob("*.safetensors")] or [*Path(model).glob("pytorch_model*.bin")]
+    if not files:
+        raise ValueError(f"The model folder {model!r} has no weights, e.g. model.safetensors. Name one that has.")
+    for path in files:
+        try:
+            if path.suffix == ".safetensors":
+                with safe_open(path, framework="pt"):  # it compares the header with the file's size
+                    pass
+            else:
+                torch.load(path, map_location="meta", mmap=zipfile.is_zipfile(path), weights_only=True)
+        except (SafetensorError, UnpicklingError, EOFError, RuntimeError) as error:
+            raise ValueError(
+                f"{str(path)!r} can't be loaded: it is broken, or holds more than weights ({_reason(error)}). Fetch "
+                "it again, as safetensors."
+            ) from error
 
 
 def read_tokenizer(model: str, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """Return the tokenizer of a model by name, of its base if it is an adapter without its own; `ValueError` if none."""
     source = model if (Path(model) / "tokenizer_config.json").is_file() else base_model(model) or model
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=trust_remote_code)
-    except OSError as error:
-        raise ValueError(f"{source!r} has no tokenizer: {str(error).strip().splitlines()[0]}") from error
+    tokenizer = _read_tokenizer(source, trust_remote_code=trust_remote_code)
     tokenizer.pad_token = tokenizer.pad_token or tokenizer.eos_token
     return tokenizer
 
 
+def _read_tokenizer(model: str, **kwargs) -> PreTrainedTokenizerBase:
+    try:
+        return AutoTokenizer.from_pretrained(model, **kwargs)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{model!r} has no tokenizer: {_reason(error)}") from error
+
+
 def base_model(model: str) -> str | None:
     """Return the base model of a PEFT adapter's folder, `None` if `model` is none."""
+    adapter = _adapter_config(model)
+    return adapter and adapter["base_model_name_or_path"]
+
+
+def _adapter_config(model: str) -> dict | None:
     path = Path(model) / "adapter_config.json"
-    return json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"] if path.is_file() else None
+    if not path.is_file():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r} is no JSON ({error}). Save the adapter again.") from error
+    if not isinstance(content, dict) or not content.get("base_model_name_or_path"):
+        raise ValueError(f"{str(path)!r} names no base model. Set base_model_name_or_path in it.")
+    return content
+
+
+def _reason(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0].split(". ")[0]
 
 
 def weights_version(model: str, config: PretrainedConfig) -> str | None:

@@ -1,13 +1,29 @@
 """What vLLM needs of a trainer: weights as they are, a seed that counts, a server of the right length."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import MethodType
 
 from accelerate.utils import broadcast_object_list, is_peft_model
 from transformers import set_seed
 
+from ..launch import free_port
 from .adapters import merged_parameters
 from .models import context_length, is_sharded
-from .vllm_cpu import reload_weights
+from .vllm_cpu import reload_weights, started_on_cpu
+
+
+@contextmanager
+def started(args) -> Iterator[None]:
+    """Let TRL start vLLM in the block, beside other runs of this machine: at a port of its own.
+
+    TRL takes one of four ports, seconds before vLLM listens there. With several processes the launcher has named one.
+    """
+    if args.use_vllm and args.vllm_mode == "colocate":
+        os.environ.setdefault("MASTER_PORT", str(free_port()))
+    with started_on_cpu(args):
+        yield
 
 
 def prepare_vllm(trainer) -> None:

@@ -1,10 +1,10 @@
 """The settings of an evaluation."""
 
-import json
 from dataclasses import MISSING, dataclass
+from math import inf
 
 from ..answers.reading import PARSERS
-from ..self_play.settings import check_bounds, check_choices, setting
+from ..self_play.settings import LARGEST, as_object, check_bounds, check_choices, check_numbers, setting
 
 
 @dataclass
@@ -52,15 +52,10 @@ class EvaluationArguments:
 
         from ..serl_config import resolve_use_vllm
 
-        if isinstance(self.chat_template_kwargs, str):
-            try:
-                self.chat_template_kwargs = json.loads(self.chat_template_kwargs)
-            except json.JSONDecodeError as error:
-                raise ValueError(
-                    f"chat_template_kwargs is {self.chat_template_kwargs!r}, which is no JSON ({error.msg}). Set it to "
-                    "an object."
-                ) from error
-        check_choices(self, {"answer_format": tuple(PARSERS)})
+        check_numbers(self)
+        self.chat_template_kwargs = as_object("chat_template_kwargs", self.chat_template_kwargs)
+        self.dtype = self.dtype or ("bfloat16" if torch.accelerator.is_available() else "float32")
+        check_choices(self, {"answer_format": tuple(PARSERS), "dtype": ("bfloat16", "float16", "float32", "auto")})
         if self.temperature == 0 and self.num_samples > 1:
             raise ValueError(
                 f"temperature is 0, and all {self.num_samples} completions would be the same. Set num_samples to 1, "
@@ -68,7 +63,7 @@ class EvaluationArguments:
             )
         sizes = ("num_samples", "max_completion_length", "batch_size")
         sizes += ("vllm_tensor_parallel_size", "vllm_data_parallel_size")
-        bounds = dict.fromkeys(sizes, (1, float("inf"))) | dict.fromkeys(("temperature", "seed"), (0, float("inf")))
+        bounds = dict.fromkeys(sizes, (1, inf)) | {"temperature": (0.0, LARGEST), "seed": (0, 2**32 - 1)}
         check_bounds(self, bounds | dict.fromkeys(("top_p", "vllm_gpu_memory_utilization"), (1e-6, 1.0)))
         self.use_vllm = resolve_use_vllm(self.use_vllm)
         num_gpus, split = torch.accelerator.device_count(), self.vllm_tensor_parallel_size
@@ -79,4 +74,3 @@ class EvaluationArguments:
                 f"(vllm_tensor_parallel_size), and {num_gpus} are here. Set their product to at most that."
             )
         self.prompt_template = self.prompt_template or self.answer_format
-        self.dtype = self.dtype or ("bfloat16" if torch.accelerator.is_available() else "float32")

@@ -1,12 +1,17 @@
 """Labelled instructions to evaluate on: every row counts, and every true answer can be read."""
 
 import os
+import re
+import warnings
 from pathlib import Path
 
 from datasets import Dataset
 
 from ..answers.reading import parse_true_answer
 from ..seeds import LETTERS, as_answer, read_rows, row_instruction, source_name
+
+
+_WORDS = re.compile(r"[^\W\d_]{2,}(?:\s+[^\W\d_]+)*[.!]?")
 
 
 def load_labelled(
@@ -30,21 +35,28 @@ def load_labelled(
     if not any("answer" in row for row in rows):
         columns = ", ".join(dict.fromkeys(key for row in rows for key in row))
         raise ValueError(f"{name} has no column 'answer'. Its columns are: {columns}. Rename the one of true answers.")
-    labelled, unreadable = [], []
+    labelled, unreadable, words = [], [], []
     for number, row in enumerate(rows, start=1):
         place = f"{name}, row {number}"
         instruction = row_instruction(row, column, place)
         if instruction is None or not instruction.strip():
             raise ValueError(f"{place}: its {column!r} is {row.get(column)!r}. Give it a text.")
-        true_answer, level = as_answer(row.get("answer")), row.get("level")
+        true_answer, level = as_answer(row.get("answer"), place), row.get("level")
         level = None if level is None else str(level).removeprefix("Level ")  # MATH writes "Level 5"
         try:
             _check_answer(true_answer, row.get("options"), answer_format)
         except ValueError as error:
             unreadable.append(f"{place}, {instruction!r}: {error}")
+        if answer_format == "math" and true_answer is not None and _WORDS.fullmatch(true_answer):
+            words.append(f"{place}, {true_answer!r}")
         labelled.append({"instruction": instruction, "level": level, "true_answer": true_answer})
     if unreadable:
         raise ValueError(f"{unreadable[0]} So it is with {len(unreadable)} of {len(rows)} rows.")
+    if words:
+        warnings.warn(  # once, however often it is evaluated
+            f"{words[0]}: with answer_format 'math', words are right only where they are given as they are. So it is with "
+            f"{len(words)} of {len(rows)} rows. For letters of options set answer_format to 'choice'."
+        )
     return labelled
 
 

@@ -12,7 +12,7 @@ from transformers import set_seed
 from ..engine.vllm import engine_seed
 from ..self_play.prompt import answer_prompt, load_template
 from .data import card_name, load_labelled
-from .metrics import summarize
+from .metrics import metric_names, summarize
 from .results import card_results, score_all
 from .samples import as_sample
 
@@ -30,6 +30,34 @@ def labelled_rows(source, answer_format: str, name: str | None = None) -> Datase
     rows = load_labelled(source, answer_format=answer_format)
     rows = [{"answer": row.pop("true_answer")} | row for row in rows]
     return Dataset.from_list(rows, info=DatasetInfo(dataset_name=name or card_name(source)))
+
+
+def evaluation_rows(source, args) -> Dataset | dict[str, Dataset] | None:
+    """Return the labelled instructions that a trainer of these settings evaluates on, `None` without any.
+
+    Raises:
+        ValueError:
+            As in [`load_labelled`], if the settings ask for an evaluation and there is nothing to evaluate on, or if
+            `metric_for_best_model` is none of its metrics.
+    """
+    if source is None:
+        if args.eval_strategy != "no" or args.eval_on_start:
+            raise ValueError(
+                f"eval_strategy is {args.eval_strategy.value!r} and eval_on_start {args.eval_on_start}, and there is "
+                "nothing to evaluate on. Pass eval_dataset (--eval_data), or set them to 'no' and False."
+            )
+        return None
+    rows = labelled_rows(source, args.answer_format)
+    parts = [f"{name}_" for name in rows] if isinstance(rows, dict) else [""]
+    wanted = args.metric_for_best_model
+    known = [
+        f"{part}{metric}"
+        for part in parts
+        for metric in metric_names(args.num_generations_eval or args.num_generations)
+    ]
+    if wanted is not None and wanted.removeprefix("eval_") not in known:
+        raise ValueError(f"metric_for_best_model is {wanted!r}. Set it to one of {', '.join(known)}.")
+    return rows
 
 
 def evaluate_trainer(trainer, eval_dataset=None, prefix: str = "eval") -> dict[str, float]:

@@ -62,12 +62,14 @@ def _is_of_eval_dataset(entry: dict) -> bool:
 def training_results(trainer) -> list[dict]:
     """Return the last evaluation of a [`SeRLTrainer`] on each dataset, as [`add_results`] takes it.
 
-    If the trainer has loaded its best model at the end, it is the evaluation of that one.
+    If the trainer has loaded its best model at the end, it is the evaluation of that one. One from before the training
+    says nothing of the model that came of it.
     """
+    trained = trainer.state.global_step > 0
     best = trainer.state.best_global_step if trainer.args.load_best_model_at_end else None
     last = {
         entry["results"][0]["dataset"]: entry["results"]
         for entry in trainer.state.log_history
-        if "results" in entry and best in (None, entry["step"])
+        if "results" in entry and best in (None, entry["step"]) and (entry["step"] > 0 or not trained)
     }
     return [result for results in last.values() for result in results]

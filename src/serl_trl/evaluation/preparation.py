@@ -8,13 +8,15 @@ from pathlib import Path
 from transformers import PretrainedConfig
 
 from .. import __version__
-from ..engine.models import base_model, model_length, read_config, weights_version
+from ..engine.models import base_model, check_model, model_length, read_config, weights_version
 from ..engine.standalone import StandaloneSampler
+from ..output_dir import check_output_dir
 from ..self_play.prompt import answer_prompt, load_template
 from ..training.checks import check_chat_template
 from .arguments import EvaluationArguments
 from .data import data_name, load_labelled
 from .model_index import read_card
+from .results import comparison
 from .samples import read_samples
 
 
@@ -45,6 +47,7 @@ def prepare(args: EvaluationArguments) -> tuple[StandaloneSampler, dict, dict[st
     Raises:
         ValueError: if data, model, settings and `output_dir` don't go together.
     """
+    check_output_dir(args.output_dir)
     names = [data_name(source) for source in args.data]
     if len(set(names)) < len(names):
         raise ValueError(f"Two of data have the same name: {', '.join(names)}. Rename one, or evaluate it apart.")
@@ -54,7 +57,9 @@ def prepare(args: EvaluationArguments) -> tuple[StandaloneSampler, dict, dict[st
     if args.write_card:
         read_card(Path(args.model) / "README.md")
     template = load_template(args.prompt_template)
-    config = read_config(base_model(args.model) or args.model, trust_remote_code=args.trust_remote_code)
+    weights = base_model(args.model) or args.model
+    config = read_config(weights, trust_remote_code=args.trust_remote_code)
+    check_model(weights, config)
     sampler = StandaloneSampler(args)
     check_chat_template(sampler.tokenizer, args.model)
     settings = _settings(args, config, template.answer_request)
@@ -98,6 +103,7 @@ def _read_baseline(path: str, labelled: dict[str, list[dict]]) -> dict:
     try:
         baseline = json.loads(Path(path).read_text(encoding="utf-8"))
         instructions = {name: {r["instruction"] for r in d["rows"]} for name, d in baseline["datasets"].items()}
+        comparison(baseline, baseline)  # it has all that a comparison takes
     except (OSError, KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"compare is {path!r}, which is no results.json of an evaluation ({error}).") from error
     common = [n for n, rows in labelled.items() if any(r["instruction"] in instructions.get(n, ()) for r in rows)]

@@ -176,21 +176,24 @@ class Funnel:
             ]
         )
 
+    def too_easy(self, max_pass_rate: float) -> int:
+        """Return how many groups agree more often than that."""
+        return sum(groups for rate, groups in self.pass_rates.items() if rate > max_pass_rate)
+
     def advice(self, min_pass_rate: float, max_pass_rate: float) -> str:
         """Return which setting to change, judging by where most was lost."""
         counts = self.counts
         too_hard = sum(groups for rate, groups in self.pass_rates.items() if rate < min_pass_rate)
-        too_easy = sum(groups for rate, groups in self.pass_rates.items() if rate > max_pass_rate)
         if not counts["candidates"]:
             return "The model wrote no list: use an instruct model, or edit the prompt_template."
-        if counts["admitted"] < counts["judged"] / 4:
-            return REASONS[max(self.rejected, key=self.rejected.get)]
         if counts["truncated"] > counts["completions"] / 2:
             return "Raise max_completion_length: truncated completions have no vote."
         if counts["unparsed"] > counts["completions"] / 2:
             return "Change the answer_request of the prompt_template: most completions have no readable answer."
+        if counts["admitted"] < counts["judged"] / 4:
+            return REASONS[max(self.rejected, key=self.rejected.get)]
         if too_hard > self.pass_rates.total() / 2:
             return "Lower min_pass_rate or temperature, or use easier seeds: the model seldom agrees with itself."
-        if too_easy > self.pass_rates.total() / 2:
+        if self.too_easy(max_pass_rate) > self.pass_rates.total() / 2:
             return "Raise max_pass_rate, or use harder seeds: the model nearly always agrees with itself."
         return "Raise max_rounds: the batch was filling, too slowly."

@@ -173,7 +173,7 @@ class SelfPlayLoader:
                 f"{funnel.rounds} rounds of self-instruction (max_rounds) did not fill generation batch "
                 f"{self.batch_index} of {self.num_groups} groups:\n{funnel.describe()}\n"
                 f"{funnel.advice(settings.min_pass_rate, settings.max_pass_rate)}",
-                learnt=sum(rate > settings.max_pass_rate for rate in funnel.pass_rates) > len(funnel.pass_rates) / 2,
+                learnt=funnel.too_easy(settings.max_pass_rate) > funnel.pass_rates.total() / 2,
             )
         funnel.rounds += 1
 

@@ -1,6 +1,12 @@
 """The settings of the loop: of self-instruction, self-rewarding and the filters."""
 
+import json
+import sys
 from dataclasses import dataclass, field
+from math import inf
+from numbers import Integral, Real
+from types import NoneType
+from typing import get_args, get_type_hints
 
 from ..answers.reading import PARSERS
 from .difficulty import reachable_pass_rates
@@ -8,6 +14,8 @@ from .quality import BLOCKED_WORDS
 
 
 INSTRUCTIONS_PER_STEP = 16  # SeRL, its published scripts
+LARGEST = sys.float_info.max  # the highest bound of a number that must be finite
+_KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
 
 
 def setting(default, help: str):
@@ -17,19 +25,51 @@ def setting(default, help: str):
     return field(default=default, metadata={"help": help})
 
 
-def check_choices(settings, choices: dict[str, tuple[str, ...]]) -> None:
+def number_settings(settings) -> dict[str, set[type]]:
+    """Return the names of the settings whose annotation is a number or a boolean, with the types in it."""
+    hints = {name: set(get_args(hint) or [hint]) for name, hint in get_type_hints(type(settings)).items()}
+    return {name: types for name, types in hints.items() if types <= {int, float, bool, NoneType}}
+
+
+def check_numbers(settings) -> None:
+    """Raise `ValueError` for the first number of a dataclass that is none: text, a list or nothing, as YAML may give."""
+    for name, types in number_settings(settings).items():
+        value = getattr(settings, name)
+        if isinstance(value, bool):
+            fits = bool in types
+        else:
+            fits = isinstance(value, Integral) if int in types else isinstance(value, Real) and float in types
+        if not fits and not (value is None and NoneType in types):
+            kind = next(kind for known, kind in _KINDS.items() if known in types)
+            raise ValueError(f"{name} is {value!r}. Set it to {kind}.")
+
+
+def as_object(name: str, value: dict | str | None) -> dict | None:
+    """Return the value of a setting that may be written as a JSON object; raise `ValueError` if it is none."""
+    try:
+        content = json.loads(value) if isinstance(value, str) else value
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{name} is {value!r}, which is no JSON ({error.msg}). Set it to an object.") from error
+    if not isinstance(content, dict | None):
+        raise ValueError(f"{name} is {value!r}. Set it to an object of names and values.")
+    return content
+
+
+def check_choices(settings, choices: dict[str, tuple]) -> None:
     """Raise `ValueError` for the first setting that is none of its values."""
     for name, values in choices.items():
         if getattr(settings, name) not in values:
-            raise ValueError(f"{name} is {getattr(settings, name)!r}. Set it to one of {', '.join(values)}.")
+            raise ValueError(f"{name} is {getattr(settings, name)!r}. Set it to one of {', '.join(map(str, values))}.")
 
 
 def check_bounds(settings, bounds: dict[str, tuple[float, float]]) -> None:
     """Raise `ValueError` for the first setting outside of its bounds, both inclusive; `None` is unset."""
     for name, (lowest, highest) in bounds.items():
         value = getattr(settings, name)
-        if value is not None and not lowest <= value <= highest:
-            raise ValueError(f"{name} is {value}. Set it within [{lowest}, {highest}].")
+        if value is not None and not lowest <= value <= highest:  # NaN is within none
+            finite = "a finite number of " if highest == LARGEST else ""
+            within = f"to {finite}at least {lowest}" if highest >= LARGEST else f"within [{lowest}, {highest}]"
+            raise ValueError(f"{name} is {value}. Set it {within}.")
 
 
 def check_whole_groups(generation_batch_size: int, num_generations: int) -> None:
@@ -50,11 +90,11 @@ class SelfPlaySettings:
     """
 
     seed: int = setting(42, "Random seed of the run.")
-    num_generations: int | None = setting(16, "Completions sampled for each instruction.")
+    num_generations: int = setting(16, "Completions sampled for each instruction.")
     generation_batch_size: int | None = setting(
         None, f"Completions of a generation batch. If unset, {INSTRUCTIONS_PER_STEP} groups."
     )
-    max_completion_length: int | None = setting(1024, "Longest completion, in tokens.")
+    max_completion_length: int = setting(1024, "Longest completion, in tokens.")
     answer_format: str = setting(
         "math", "How answers are read: 'math' for numbers and formulas, 'choice' for a letter from A to J."
     )
@@ -87,7 +127,9 @@ class SelfPlaySettings:
     max_rounds: int = setting(16, "Most rounds of self-instruction for a generation batch; then an error.")
 
     def __post_init__(self):
+        check_numbers(self)
         check_choices(self, {"answer_format": tuple(PARSERS)})
+        check_bounds(self, {"num_generations": (2, inf), "seed": (0, 2**32 - 1)})  # NumPy takes no larger seed
         if self.generation_batch_size is None:
             self.generation_batch_size = INSTRUCTIONS_PER_STEP * self.num_generations
         check_whole_groups(self.generation_batch_size, self.num_generations)
@@ -115,12 +157,13 @@ class SelfPlaySettings:
         bounds = {
             "diversity_threshold": (0.0, 1.0),
             "instruction_top_p": (1e-6, 1.0),
-            "instruction_temperature": (1e-6, float("inf")),
+            "instruction_temperature": (1e-6, LARGEST),
             "instruction_presence_penalty": (-2.0, 2.0),
-            "instruction_requests": (1, float("inf")),
-            "max_instruction_length": (1, float("inf")),
-            "max_kept_instructions": (0, float("inf")),
-            "max_rounds": (1, float("inf")),
+            "instruction_requests": (1, inf),
+            "max_completion_length": (1, inf),
+            "max_instruction_length": (1, inf),
+            "max_kept_instructions": (0, sys.maxsize),
+            "max_rounds": (1, inf),
             "min_words": (1, self.max_words),
         }
         check_bounds(self, bounds)

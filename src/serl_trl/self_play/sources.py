@@ -15,6 +15,15 @@ from .sampler import Sampler
 from .settings import SelfPlaySettings
 
 
+def check_enough_seeds(seeds: Sequence[str], settings: SelfPlaySettings) -> None:
+    """Raise `ValueError` if there are fewer seeds than few-shot examples."""
+    if len(seeds) < settings.num_few_shot_examples:
+        raise ValueError(
+            f"There are {len(seeds)} seeds for num_few_shot_examples={settings.num_few_shot_examples}. Add seeds, or set "
+            f"num_few_shot_examples to at most {len(seeds)} (and max_kept_examples to no more)."
+        )
+
+
 class SelfInstruction:
     """The model lists new instructions after few-shot examples; unsound and similar ones are rejected (SeRL).
 
@@ -24,6 +33,9 @@ class SelfInstruction:
         sampler ([`Sampler`]): Where replies come from.
         max_tokens (`int`): Context length of the model, in tokens; an instruction that doesn't fit is rejected.
         control_tokens (`Sequence[str]`, *optional*): An instruction with one of them would break the chat template.
+
+    Raises:
+        ValueError: if there are too few seeds; by `draw`, if not one example fits `max_tokens`.
     """
 
     def __init__(
@@ -34,6 +46,7 @@ class SelfInstruction:
         max_tokens: int,
         control_tokens: Sequence[str] = (),
     ):
+        check_enough_seeds(seeds, settings)
         self.settings, self.sampler, self.max_tokens = settings, sampler, max_tokens
         self.control_tokens = control_tokens
         self.template = load_template(settings.prompt_template)
@@ -87,6 +100,11 @@ class SelfInstruction:
         settings = self.settings
         examples = self.pool.few_shot_examples(self.rng, settings.num_few_shot_examples, settings.max_kept_examples)
         while not self.fits(few_shot_prompt(examples, self.template), settings.max_instruction_length):
+            if len(examples) == 1:
+                raise ValueError(
+                    f"max_instruction_length is {settings.max_instruction_length}, and not even a prompt of one example "
+                    f"fits the context of {self.max_tokens} tokens with it. Lower it, or shorten the seeds."
+                )
             examples.remove(max(examples, key=len))
         return examples
 

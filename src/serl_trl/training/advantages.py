@@ -76,6 +76,11 @@ def whiten(
     return centered / (variance.sqrt() + 1e-8)
 
 
+def completion_means(advantages: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Return the mean advantage of each completion's tokens, shape (batch,); arguments as in [`whiten`]."""
+    return (advantages * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+
+
 def token_advantages(
     estimator: str,
     rewards: torch.Tensor,

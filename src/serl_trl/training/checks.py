@@ -10,11 +10,24 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from ..answers.reading import parse_true_answer
 from ..engine.adapters import add_empty_adapter, check_adapter, empty_model
 from ..engine.models import control_tokens, is_fsdp, is_sharded, tokenize_prompts
+from ..output_dir import check_output_dir
 from ..seeds import Seeds
 from ..self_play.prompt import answer_prompt, few_shot_prompt, load_template
+from ..self_play.sources import check_enough_seeds
+from .attempts import check_generation, check_optimizer, check_reports, check_rewards
 
 
 logger = logging.getLogger(__name__)
+
+
+def check_run(model, peft_config, reward_funcs, args) -> None:
+    """Raise `ValueError` for a run that could not begin, or not as it is meant, whatever its seeds; see each check."""
+    check_output_dir(args.output_dir)
+    check_parallelism(model, peft_config, args)
+    check_rewards(reward_funcs, args.reward_weights)
+    check_optimizer(args)
+    check_generation(args)
+    check_reports(args)
 
 
 def check_parallelism(model, peft_config, args) -> None:
@@ -111,11 +124,8 @@ def _check_true_answers(true_answers: dict[str, str | None], answer_format: str)
 
 
 def _check_room(seeds: list[str], tokenizer: PreTrainedTokenizerBase, max_tokens: int, args) -> None:
-    if args.instruction_source == "self_instruction" and len(seeds) < args.num_few_shot_examples:
-        raise ValueError(
-            f"There are {len(seeds)} seeds for num_few_shot_examples={args.num_few_shot_examples}. Add seeds, or set "
-            f"num_few_shot_examples to at most {len(seeds)} (and max_kept_examples to no more)."
-        )
+    if args.instruction_source == "self_instruction":
+        check_enough_seeds(seeds, args)
     template = load_template(args.prompt_template)
     tokens = dict(zip(seeds, tokenizer(seeds)["input_ids"], strict=True))
     longest = sorted(seeds, key=lambda seed: len(tokens[seed]), reverse=True)[: args.num_few_shot_examples]
@@ -130,9 +140,12 @@ def _check_room(seeds: list[str], tokenizer: PreTrainedTokenizerBase, max_tokens
                 f"The model's chat template refuses the prompt ({error}). For a model without a system role, set "
                 "prompt_template to a file whose `system` is empty."
             ) from error
-        if prompt_tokens + new_tokens > max_tokens:
+        room = max_tokens - prompt_tokens
+        if new_tokens > room:
+            shorter = "shorten the seeds" if name == "max_completion_length" else "lower num_few_shot_examples"
             raise ValueError(
                 f"{name} is {new_tokens}, and the longest prompt has {prompt_tokens} tokens: together more than the "
-                f"context of {max_tokens}. Set {name} to at most {max(max_tokens - prompt_tokens, 1)}, raise "
-                "vllm_max_model_length if it is set, or shorten the seeds."
+                f"context of {max_tokens}. "
+                + (f"Set {name} to at most {room}, or {shorter}" if room > 0 else shorter.capitalize())
+                + ", or raise vllm_max_model_length if it is set."
             )
