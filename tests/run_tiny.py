@@ -43,6 +43,7 @@ class Failing(SeRLTrainer):
 
     def _generate_single_turn(self, *args, **kwargs):
         if self.state.global_step > 3:
+            Path(self.args.output_dir, "failed").touch()
             raise RuntimeError("the engine broke")
         return super()._generate_single_turn(*args, **kwargs)
 

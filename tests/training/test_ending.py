@@ -251,10 +251,9 @@ def run_two(output_dir, **settings) -> list[str]:
 @pytest.mark.distributed
 def test_an_engine_that_fails_on_one_process_ends_both_with_a_checkpoint(tmp_path):
     environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1"}
-    began = time.monotonic()
     command = run_two(tmp_path, fails_on=1)
-    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
-    assert result.returncode != 0 and time.monotonic() - began < 60
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240)
+    assert result.returncode != 0 and time.time() - (tmp_path / "failed").stat().st_mtime < 60
     assert "EngineError: process 1: RuntimeError: the engine broke" in result.stderr
     assert "its last checkpoint is" in result.stderr and len(list(tmp_path.glob("checkpoint-*"))) == 1
 

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from transformers import TrainerCallback
 
+from ..atomic_write import WriteError
 from ..engine.sampler import EngineError
 from ..self_play.loop import DryBatchError
 from .checkpoints import is_complete, last_checkpoint
@@ -182,7 +183,8 @@ class GracefulEnd(TrainerCallback):
             self.save(model, trial)
         except Exception as error:
             shared = isinstance(error, EngineError) or trainer.accelerator.num_processes == 1
-            if shared and self.updating != trainer.state.global_step:  # else processes or weights are not in step
+            in_step = shared and self.updating != trainer.state.global_step  # processes with each other, and weights
+            if in_step and not isinstance(error, WriteError):
                 try:
                     self.save(model, trial)
                 except Exception as another:
