@@ -126,7 +126,8 @@ def push_or_exit(run: str | os.PathLike, hub_model_id: str | None, **settings) -
         url = push(run, hub_model_id, **settings)
     except (Exception, KeyboardInterrupt) as error:  # a run of hours is behind it: the command is said in any case
         command = push_command(run, hub_model_id, **settings)
-        sys.exit(f"error: The model is saved in {run}, but not pushed: {reason(error)}\nTo push it: {command}")
+        said = f"error: The model is saved in {run}, but not pushed: {reason(error)}\nTo push it: {command}"
+        sys.exit(f"\n{said}")  # below a progress bar that was not closed
     print(f"Pushed to {url}")
 
 
