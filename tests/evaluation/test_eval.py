@@ -213,7 +213,7 @@ def test_an_adapter_is_merged_into_its_base(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_samples": 0}, "num_samples is 0. Set it within"),
+        ({"num_samples": 0}, "num_samples is 0. Set it to at least 1"),
         ({"temperature": 0}, "all 8 completions would be the same. Set num_samples to 1"),
         ({"top_p": 1.5}, "top_p is 1.5"),
         ({"chat_template_kwargs": "{enable"}, "chat_template_kwargs is '{enable', which is no JSON"),
