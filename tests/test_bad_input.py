@@ -161,7 +161,7 @@ def test_what_trl_allows_is_allowed(tmp_path, changes):
 
 def test_every_number_has_bounds(tmp_path):
     numbers = {name for name, types in number_settings(tiny_config(tmp_path)).items() if bool not in types}
-    own = set(vars(SelfPlaySettings)["__annotations__"]) | {"instructions_per_iteration"}
+    own = set(vars(SelfPlaySettings)["__annotations__"])
     fixed = {"top_p", "top_k", "min_p", "repetition_penalty"}  # at their neutral values
     unused = {"local_rank", "per_device_eval_batch_size", "max_tool_calling_iterations"}
     assert numbers == (numbers & own) | set(BOUNDS) | fixed | unused | (numbers & set(UNUSED))

@@ -113,12 +113,15 @@ def test_the_best_model_is_that_of_pass_at_1(tmp_path):
     assert (config.metric_for_best_model, config.greater_is_better) == ("pass@1", True)
 
 
-def test_evaluation_takes_what_trainer_keeps(tmp_path):
+def test_evaluation_takes_what_trainer_keeps(tmp_path, monkeypatch):
     questions = {"question": ["what is 2 plus 3 ?", "what is 9 minus 4 ?"], "answer": ["5", "5"]}
     evaluation = {"a": Dataset.from_dict(questions), "b": Dataset.from_dict(questions)}
     trainer = SeRLTrainer(str(TINY_MODEL), tiny_config(tmp_path), tiny_seeds(), eval_dataset=evaluation)
     assert set(trainer.eval_dataset["a"].column_names) == {"instruction", "answer", "level"}
     assert trainer.evaluate("b").keys() >= {"eval_pass@1", "eval_maj@4"}  # by its name
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match="'zzz' is no file here"):
+        trainer.evaluate("zzz")
     assert trainer.evaluate(trainer.eval_dataset["a"].select([1]))["eval_pass@1"] >= 0.0
     trainer.eval_dataset = Dataset.from_dict(questions)  # set by hand
     own = trainer.evaluate()
