@@ -149,8 +149,9 @@ class SelfPlaySettings:
                 f"max_kept_examples is {self.max_kept_examples} with num_few_shot_examples="
                 f"{self.num_few_shot_examples}. Set 0 <= max_kept_examples <= num_few_shot_examples, e.g. 2 and 8."
             )
-        if isinstance(self.blocked_words, str):
-            raise ValueError(f"blocked_words is the text {self.blocked_words!r}. Make it a list of words.")
+        words = self.blocked_words
+        if isinstance(words, str) or not all(isinstance(word, str) for word in words):
+            raise ValueError(f"blocked_words is {words!r}. Make it a list of words.")
         bounds = {
             "diversity_threshold": (0.0, 1.0),
             "instruction_top_p": (1e-6, 1.0),
