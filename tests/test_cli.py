@@ -73,12 +73,12 @@ TRAIN = ["train", "--recipe", "demo", "--seeds", "missing.jsonl", "--output_dir"
         (["plan", "--model", "./nowhere"], 2, "The model './nowhere' is neither a folder here nor"),
         (["eval", "--model", "m", "--data", "d", "--top-p", "2"], 2, "top_p is 2.0. Set it within"),
         ([*TRAIN, "out", "--top_k", "3"], 2, "top_k is 3, which biases"),
-        (["train", "--config", "nowhere.yaml"], 2, "[Errno 2] No such file or directory: 'nowhere.yaml'"),
+        (["train", "--config", "nowhere.yaml"], 2, "The settings in 'nowhere.yaml' can't be read: [Errno 2]"),
         (["train", "--recipe", "nowhere"], 2, "--recipe is 'nowhere'. Set it to one of demo, llama3.2_3b_8gpu,"),
         (["train", "--recipe", "demo", "--config", "r.yaml"], 2, "argument --config: not allowed with argument --recipe"),
         (["train", "--accelerate-config", "nowhere"], 2, "--accelerate_config is 'nowhere'. Set it to one of cpu, fsdp2,"),
         (["train", "--config", "unknown.yaml", "--seeds", "s"], 2, "unknown.yaml has --fly 1, which is no setting."),
-        (["train", "--config", "broken.yaml"], 2, "while parsing a flow sequence"),
+        (["train", "--config", "broken.yaml"], 2, "The settings in 'broken.yaml' can't be read: while parsing"),
     ],
 )  # fmt: skip
 def test_bad_input_ends_in_one_sentence(tmp_path, monkeypatch, capsys, arguments, code, sentence):

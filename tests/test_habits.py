@@ -2,6 +2,7 @@
 
 from copy import deepcopy
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -10,6 +11,7 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, TrainerCallback
 
 from serl_trl import SeRLTrainer, self_play_reward
+from serl_trl.evaluation.model_index import training_results
 
 
 def shortness(completions, **kwargs) -> list[float]:
@@ -111,15 +113,47 @@ def test_the_best_model_is_that_of_pass_at_1(tmp_path):
     assert (config.metric_for_best_model, config.greater_is_better) == ("pass@1", True)
 
 
-def test_evaluation_takes_what_trainer_keeps(tmp_path):
+def test_evaluation_takes_what_trainer_keeps(tmp_path, monkeypatch):
     questions = {"question": ["what is 2 plus 3 ?", "what is 9 minus 4 ?"], "answer": ["5", "5"]}
     evaluation = {"a": Dataset.from_dict(questions), "b": Dataset.from_dict(questions)}
     trainer = SeRLTrainer(str(TINY_MODEL), tiny_config(tmp_path), tiny_seeds(), eval_dataset=evaluation)
     assert set(trainer.eval_dataset["a"].column_names) == {"instruction", "answer", "level"}
     assert trainer.evaluate("b").keys() >= {"eval_pass@1", "eval_maj@4"}  # by its name
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    with pytest.raises(ValueError, match="'zzz' is no file here"):
+        trainer.evaluate("zzz")
     assert trainer.evaluate(trainer.eval_dataset["a"].select([1]))["eval_pass@1"] >= 0.0
     trainer.eval_dataset = Dataset.from_dict(questions)  # set by hand
-    assert "eval_pass@1" in trainer.evaluate()
+    own = trainer.evaluate()
+    assert "eval_pass@1" in own
+    # What is handed over gets the prompt of training, too, and draws alike.
+    assert trainer.evaluate(Dataset.from_dict(questions)) == trainer.evaluate(trainer.eval_dataset.to_list()) == own
+
+
+@pytest.mark.parametrize("estimator", ["grpo", "rloo", "reinforce_plus_plus"])
+def test_the_table_of_completions_has_the_estimators_advantages(tmp_path, estimator):
+    trainer, _ = train(tmp_path, advantage_estimator=estimator, log_completions=True, beta=0.0, max_steps=1)
+    (path,) = (tmp_path / "completions").glob("*.parquet")
+    rows = pq.read_table(path).to_pylist()
+    rewards = torch.tensor([row["self_play_reward"] for row in rows])
+    logged = torch.tensor([row["advantage"] for row in rows])
+    centered = rewards.view(-1, 4) - rewards.view(-1, 4).mean(dim=1, keepdim=True)
+    if estimator == "rloo":
+        torch.testing.assert_close(logged, (centered * 4 / 3).flatten())
+    elif estimator == "grpo":
+        torch.testing.assert_close(logged, (centered / (centered.std(dim=1, keepdim=True) + 1e-4)).flatten())
+    else:  # whitened over all tokens: two values, of both rewards
+        assert len({round(value, 4) for value in logged.tolist()}) == 2
+        assert (logged > 0).equal(rewards > 0)
+
+
+def test_an_accuracy_from_before_the_training_is_not_in_the_card(tmp_path):
+    evaluation = Dataset.from_dict({"question": ["what is 2 plus 3 ?"], "answer": ["5"]})
+    trainer = SeRLTrainer(str(TINY_MODEL), tiny_config(tmp_path, eval_on_start=True), tiny_seeds(), evaluation)
+    trainer.train()
+    assert training_results(trainer) == []
+    trainer.evaluate()
+    assert {result["details"]["step"] for result in training_results(trainer)} == {3}
 
 
 def test_another_measurement_does_not_stand_for_the_scheduled_one(tmp_path):

@@ -1,5 +1,6 @@
 import json
 import logging
+import math
 
 import pytest
 from datasets import Dataset, DatasetDict
@@ -75,6 +76,18 @@ def test_bad_rows_are_counted_and_the_rest_is_used(tmp_path, caplog):
         ("seeds.parquet", "x", "can't be read"),
         ("deep.json", "[" * 100_000, "can't be read"),
         ("long.csv", "problem\n" + "x" * 200_000, "can't be read"),
+        # an open quote takes in the rows up to the next one, or all
+        ("open.csv", 'problem,answer\na,1\n"b,2\n' + 'c,3\n"d",4\n' * 9, "the row that begins in line 3 has a quote"),
+        ("open.csv", 'problem,answer\na,1\n"b,2\nc,3\nd,4\n', "the row that begins in line 3 has a quote"),
+        ("open.csv", '"problem,answer\na,1\n', "the row that begins in line 1 has a quote"),
+        ("comma.csv", "problem,answer\na,1\nWhat is 2, or 3,2\n", "the row that begins in line 3 .* a comma outside"),
+        ("digits.jsonl", '{"problem": "x", "answer": ' + "9" * 5000 + "}", "digits.jsonl, line 1: Exceeds the limit"),
+        ("digits.json", '[{"problem": "x", "answer": ' + "9" * 5000 + "}]", "digits.json: Exceeds the limit"),
+        (
+            "lists.jsonl",
+            '{"problem": "x", "answer": ["5"]}',
+            "lists.jsonl, row 1: answer is \\['5'\\]. Make it a text",
+        ),
     ],
 )
 def test_bad_files_say_what_is_wrong(tmp_path, name, text, message):
@@ -83,6 +96,19 @@ def test_bad_files_say_what_is_wrong(tmp_path, name, text, message):
         path.write_text(text)
     with pytest.raises(ValueError, match=message):
         load_seeds(str(path))
+
+
+def test_quoted_texts_hold_lines_quotes_and_commas(tmp_path):
+    csv = 'problem,answer,\n"Two, ""three""\nand four?",9,\n"Is it 5"" long?",,\n'
+    assert load_seeds(write(tmp_path / "seeds.csv", csv)).to_list() == [
+        {"instruction": 'Two, "three"\nand four?', "answer": "9"},
+        {"instruction": 'Is it 5" long?', "answer": None},
+    ]
+
+
+def test_a_missing_number_is_no_answer():
+    seeds = load_seeds([{"problem": "What is 2 + 3?", "answer": math.nan}, {"problem": "What is 1.5?", "answer": 1.5}])
+    assert seeds["answer"][:] == [None, "1.5"]
 
 
 def test_lists_are_read_and_other_things_are_refused():

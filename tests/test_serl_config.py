@@ -95,7 +95,8 @@ def test_the_template_is_that_of_the_answers(tmp_path):
         ({"instruction_presence_penalty": 3.0}, "instruction_presence_penalty is 3.0"),
         ({"instruction_temperature": 0.0}, "instruction_temperature is 0.0"),
         ({"min_words": 200}, "min_words is 200"),
-        ({"blocked_words": "image"}, "blocked_words is the text 'image'. Make it a list"),  # else: letter by letter
+        ({"blocked_words": "image"}, "blocked_words is 'image'. Make it a list"),  # else: letter by letter
+        ({"blocked_words": [2024]}, "blocked_words is \\[2024\\]. Make it a list of words"),
         ({"generation_batch_size": 0}, "generation_batch_size is 0"),
         # continuous batching has no presence penalty and would ignore it
         ({"use_transformers_continuous_batching": True}, "continuous batching"),

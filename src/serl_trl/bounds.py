@@ -40,7 +40,7 @@ BOUNDS = {
     "torch_empty_cache_steps": _COUNT,
     "warmup_steps": _WEIGHT,
     "weight_decay": _WEIGHT,
-    # GRPO
+    # GRPO and self-play
     "beta": _WEIGHT,
     "delta": (0.0, inf),
     "entropy_coef": _WEIGHT,
@@ -50,7 +50,9 @@ BOUNDS = {
     "entropy_target": _WEIGHT,
     "epsilon": (0.0, inf),
     "epsilon_high": (0.0, inf),
+    "instructions_per_iteration": _COUNT,
     "num_completions_to_print": _COUNT,
+    "num_generations": (2, inf),
     "num_generations_eval": _COUNT,
     "num_iterations": _COUNT,
     "off_policy_mask_threshold": (0.0, inf),

@@ -99,15 +99,7 @@ class SeRLConfig(SelfPlaySettings, GRPOConfig):
     )
 
     def __post_init__(self):
-        check_numbers(self)
-        check_bounds(self, BOUNDS | {"num_generations": (2, math.inf), "instructions_per_iteration": (1, math.inf)})
-        for name in _OBJECTS:
-            as_object(name, getattr(self, name))
-        if self.output_dir == "":
-            raise ValueError("output_dir is empty. Set it to a folder.")
-        weights = self.reward_weights or []
-        if not (isinstance(weights, list | tuple) and all(isinstance(w, Real) and math.isfinite(w) for w in weights)):
-            raise ValueError(f"reward_weights is {weights!r}. Set it to a list of finite numbers.")
+        self._check_values()
         self._check_choices()
         self._resolve_engine()
         self._resolve_generation_batch()
@@ -134,6 +126,20 @@ class SeRLConfig(SelfPlaySettings, GRPOConfig):
         copied.__dict__ = deepcopy(self.__dict__, memo)
         return copied
 
+    def _check_values(self):
+        check_numbers(self)
+        check_bounds(self, BOUNDS)
+        for name in _OBJECTS:
+            as_object(name, getattr(self, name))
+        for name, advice in UNUSED.items():
+            if getattr(self, name) != getattr(GRPOConfig, name):
+                raise ValueError(f"{name} is {getattr(self, name)!r}, which has no effect in self-play. {advice}")
+        if self.output_dir == "":
+            raise ValueError("output_dir is empty. Set it to a folder.")
+        weights = self.reward_weights or []
+        if not (isinstance(weights, list | tuple) and all(isinstance(w, Real) and math.isfinite(w) for w in weights)):
+            raise ValueError(f"reward_weights is {weights!r}. Set it to a list of finite numbers.")
+
     def _check_choices(self):
         choices = {
             "advantage_estimator": ESTIMATORS,
@@ -141,9 +147,6 @@ class SeRLConfig(SelfPlaySettings, GRPOConfig):
             "label_source": ("majority_vote", "true_answer"),
         }
         check_choices(self, choices | CHOICES)
-        for name, advice in UNUSED.items():
-            if getattr(self, name) != getattr(GRPOConfig, name):
-                raise ValueError(f"{name} is {getattr(self, name)!r}, which has no effect in self-play. {advice}")
         if self.label_source == "true_answer" and self.instruction_source != "seeds":
             raise ValueError(
                 "label_source is 'true_answer', and the model's own instructions have none. Set instruction_source to "

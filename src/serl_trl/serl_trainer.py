@@ -6,7 +6,7 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import torch
-from accelerate.utils import gather, gather_object
+from accelerate.utils import gather_object
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from trl import GRPOTrainer
@@ -27,7 +27,7 @@ from .self_play.carriers import Group
 from .self_play.funnel import Funnel
 from .serl_config import SeRLConfig
 from .training import beginning, checks, resume
-from .training.advantages import completion_means, kl_in_advantage, token_advantages
+from .training.advantages import kl_in_advantage, log_advantages, token_advantages
 from .training.ending import GracefulEnd
 from .training.loader import make_loader
 from .training.same_run import describe_adapter, load_facts, run_facts
@@ -177,8 +177,7 @@ class SeRLTrainer(PublicPushMixin, GRPOTrainer):
                 output["old_per_token_logps"] = self._old_logps(output, sampling_logps)
         if kl_in_advantage(self.args.advantage_estimator):
             output["advantages"] = self._token_advantages(output)
-            means = completion_means(output["advantages"], output["completion_mask"])
-            self._logs["advantages"].extend(gather(means).tolist())  # in the place of GRPO's: it holds one batch
+            log_advantages(self, output["advantages"], output["completion_mask"])
         return output
 
     def _rollouts(self, rows: list[tuple[Group, int]]) -> dict[str, list]:

@@ -1,6 +1,7 @@
 """`serl-trl eval` on the tiny model with transformers: as users start it, and its job in this process."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -212,7 +213,7 @@ def test_an_adapter_is_merged_into_its_base(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"num_samples": 0}, "num_samples is 0. Set it within"),
+        ({"num_samples": 0}, "num_samples is 0. Set it to at least 1"),
         ({"temperature": 0}, "all 8 completions would be the same. Set num_samples to 1"),
         ({"top_p": 1.5}, "top_p is 1.5"),
         ({"chat_template_kwargs": "{enable"}, "chat_template_kwargs is '{enable', which is no JSON"),
@@ -221,6 +222,12 @@ def test_an_adapter_is_merged_into_its_base(tmp_path):
         ({"model": "./nowhere"}, "The model './nowhere' is neither a folder here nor found on the Hub"),
         ({"prompt_template": "nowhere"}, "prompt_template 'nowhere' is neither"),
         ({"max_completion_length": 510}, "row 1, 'what is 0 plus 0 \\?': its prompt has 8 tokens, .* Set it to at most 504"),
+        ({"temperature": math.nan}, "temperature is nan. Set it to a finite number"),
+        ({"chat_template_kwargs": "[1]"}, "chat_template_kwargs is '\\[1\\]'. Set it to an object"),
+        ({"dtype": "bogus"}, "dtype is 'bogus'. Set it to one of bfloat16"),
+        ({"output_dir": __file__}, "output_dir is .* nothing can be written into"),
+        ({"compare": "{}"}, "which is no results.json of an evaluation \\('datasets'\\)"),
+        ({"compare": '{"datasets": {"sums": {"rows": [{"instruction": "a"}]}}}'}, "which is no results.json"),
         ({"compare": "nowhere.json"}, "compare is 'nowhere.json', which is no results.json"),
         ({"write_card": True}, "There is no model card '.*README.md'. Use the folder of a trained model"),
     ],
@@ -228,6 +235,9 @@ def test_an_adapter_is_merged_into_its_base(tmp_path):
 def test_bad_input_ends_in_one_sentence_before_a_model_is_loaded(tmp_path, refused, monkeypatch, changes, message):
     monkeypatch.setattr("serl_trl.evaluation.job.sample_missing", None)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    if "{" in changes.get("compare", ""):
+        (tmp_path / "compared.json").write_text(changes["compare"])
+        changes = {"compare": str(tmp_path / "compared.json")}
     with refused(message):
         run(command(settings(tmp_path, **changes))[2:])
     assert not (tmp_path / "eval").exists()

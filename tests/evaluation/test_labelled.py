@@ -34,6 +34,16 @@ def test_options_follow_the_question_and_seeds_read_them_too(tmp_path):
     assert load_seeds(path)[0] == {"instruction": text, "answer": "B"}
 
 
+def test_words_as_answers_are_warned_of_and_names_in_latex_are_not(recwarn):
+    rows = [
+        {"problem": "x", "answer": answer} for answer in ("banana", "5", "no solution", "\\text{Evelyn}", "x", "B")
+    ]
+    assert len(load_labelled(Dataset.from_list(rows))) == 6
+    (warning,) = [str(warning.message) for warning in recwarn if "answer_format" in str(warning.message)]
+    assert warning.startswith("the dataset, row 1, 'banana': with answer_format 'math'")
+    assert "2 of 6 rows. For letters of options set answer_format to 'choice'" in warning
+
+
 @pytest.mark.parametrize(
     ("rows", "answer_format", "message"),
     [
@@ -47,6 +57,7 @@ def test_options_follow_the_question_and_seeds_read_them_too(tmp_path):
         ([CHOICE | {"answer": "D"}], "choice", "Its answer 'D' is none of its 3 options"),
         ([CHOICE], "math", "Set answer_format to 'choice'"),
         ([CHOICE | {"options": list("abcdefghijk")}], "choice", "row 1: there are 11 options. Leave at most 10"),
+        ([SUM, {"problem": "How?", "answer": ["5"]}], "math", "row 2: answer is \\['5'\\]. Make it a text or a number"),
         ([CHOICE | {"options": "4 or 5"}], "choice", "row 1: options is '4 or 5'. Make it a list of texts"),
     ],
 )  # fmt: skip

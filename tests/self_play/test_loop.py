@@ -17,6 +17,7 @@ from serl_trl.self_play import (
     TrueAnswerLabels,
 )
 from serl_trl.self_play.carriers import Candidate
+from serl_trl.self_play.funnel import Funnel
 
 
 SEEDS = [
@@ -179,6 +180,10 @@ class Repetitive(Script):
         return super().instruction(0)
 
 
+class RepetitiveAndIgnorant(Ignorant, Repetitive):
+    """A model that does both: its answers are what most is lost by, and what a user can mend."""
+
+
 @pytest.mark.parametrize(
     ("script", "advice"),
     [
@@ -187,6 +192,7 @@ class Repetitive(Script):
         (Script(agreeing=lambda text: 4), "Raise max_pass_rate"),
         (Ignorant(), "Change the answer_request"),
         (Repetitive(), "Raise instruction_temperature or diversity_threshold"),
+        (RepetitiveAndIgnorant(), "Change the answer_request"),
     ],
 )
 def test_a_dry_run_stops_with_the_funnel_and_advice(tmp_path, script, advice):
@@ -194,6 +200,15 @@ def test_a_dry_run_stops_with_the_funnel_and_advice(tmp_path, script, advice):
     with pytest.raises(RuntimeError, match=r"3 rounds of self-instruction \(max_rounds\)") as error:
         next(loader)
     assert "candidates" in str(error.value) and advice in str(error.value)
+
+
+def test_self_instruction_alone_says_what_it_lacks():
+    settings, sampler = SelfPlaySettings(**SETTINGS), ScriptedSampler(Script(), 1000)
+    with pytest.raises(ValueError, match="There are 3 seeds for num_few_shot_examples=8. Add seeds"):
+        SelfInstruction(settings, SEEDS[:3], sampler, max_tokens=10_000)
+    source = SelfInstruction(settings, SEEDS, sampler, max_tokens=1030)
+    with pytest.raises(ValueError, match="max_instruction_length is 1024, and not even a prompt of one example fits"):
+        source.draw(1, Funnel())
 
 
 def test_a_batch_that_fills_too_slowly_needs_more_rounds(tmp_path):

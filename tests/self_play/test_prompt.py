@@ -20,6 +20,11 @@ def test_instructions_are_answered_with_a_request_for_a_box():
         (None, "neither a template"),  # no such file
         ("system: x\nuser: y", "has other keys than"),
         ("- a list", "has other keys than"),
+        ("system: x\nuser: y\n3: z", "has other keys than"),
+        (
+            "system: x\nuser: y\nanswer_request: [z]",
+            "answer_request of prompt_template .* is \\['z'\\]. Make it a text",
+        ),
     ],
 )
 def test_a_broken_template_says_what_is_wrong(tmp_path, content, message):

@@ -37,10 +37,13 @@ def load_template(name_or_path: str) -> PromptTemplate:
     except yaml.YAMLError as error:
         raise ValueError(f"prompt_template {name_or_path!r} is no YAML: {error}. Correct it.") from error
     names = [field.name for field in fields(PromptTemplate)]
-    if not isinstance(content, dict) or sorted(content) != sorted(names):
+    if not isinstance(content, dict) or set(content) != set(names):
         raise ValueError(
             f"prompt_template {name_or_path!r} has other keys than {', '.join(names)}. Give it exactly these."
         )
+    for name, text in content.items():
+        if not isinstance(text, str | None):
+            raise ValueError(f"{name} of prompt_template {name_or_path!r} is {text!r}. Make it a text.")
     return PromptTemplate(**{name: content[name] or "" for name in names})
 
 

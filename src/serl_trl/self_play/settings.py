@@ -15,7 +15,7 @@ from .quality import BLOCKED_WORDS
 
 INSTRUCTIONS_PER_STEP = 16  # SeRL, its published scripts
 LARGEST = sys.float_info.max  # the highest bound of a number that must be finite
-_KINDS = {int: "a whole number", float: "a number", bool: "true or false"}
+_KINDS = {float: ("a number", Real), int: ("a whole number", Integral), bool: ("true or false", bool)}
 
 
 def setting(default, help: str):
@@ -35,12 +35,9 @@ def check_numbers(settings) -> None:
     """Raise `ValueError` for the first number of a dataclass that is none: text, a list or nothing, as YAML may give."""
     for name, types in number_settings(settings).items():
         value = getattr(settings, name)
-        if isinstance(value, bool):
-            fits = bool in types
-        else:
-            fits = isinstance(value, Integral) if int in types else isinstance(value, Real) and float in types
+        kind, taken = next(_KINDS[known] for known in _KINDS if known in types)
+        fits = bool in types if isinstance(value, bool) else isinstance(value, taken)
         if not fits and not (value is None and NoneType in types):
-            kind = next(kind for known, kind in _KINDS.items() if known in types)
             raise ValueError(f"{name} is {value!r}. Set it to {kind}.")
 
 
@@ -152,8 +149,9 @@ class SelfPlaySettings:
                 f"max_kept_examples is {self.max_kept_examples} with num_few_shot_examples="
                 f"{self.num_few_shot_examples}. Set 0 <= max_kept_examples <= num_few_shot_examples, e.g. 2 and 8."
             )
-        if isinstance(self.blocked_words, str):
-            raise ValueError(f"blocked_words is the text {self.blocked_words!r}. Make it a list of words.")
+        words = self.blocked_words
+        if isinstance(words, str) or not all(isinstance(word, str) for word in words):
+            raise ValueError(f"blocked_words is {words!r}. Make it a list of words.")
         bounds = {
             "diversity_threshold": (0.0, 1.0),
             "instruction_top_p": (1e-6, 1.0),

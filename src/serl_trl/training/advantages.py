@@ -16,6 +16,7 @@ advantage of -k1.
 from collections.abc import Callable
 
 import torch
+from accelerate.utils import gather
 
 
 ESTIMATORS = ("grpo", "dr_grpo", "rloo", "reinforce_plus_plus", "reinforce_plus_plus_baseline")
@@ -76,9 +77,15 @@ def whiten(
     return centered / (variance.sqrt() + 1e-8)
 
 
-def completion_means(advantages: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Return the mean advantage of each completion's tokens, shape (batch,); arguments as in [`whiten`]."""
-    return (advantages * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+def log_advantages(trainer, advantages: torch.Tensor, mask: torch.Tensor) -> None:
+    """Put the mean over each completion's tokens in the place of GRPO's advantages in TRL's table of completions.
+
+    Args:
+        trainer ([`SeRLTrainer`]): One that has just written the rows of a generation batch.
+        advantages, mask (`Tensor`): Shape (batch, completion_length), this process's part; see [`whiten`].
+    """
+    means = (advantages * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+    trainer._logs["advantages"].extend(gather(means).tolist())  # it has room for one batch
 
 
 def token_advantages(
