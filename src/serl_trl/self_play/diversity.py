@@ -85,7 +85,7 @@ class DiversityFilter:
 
     def _f1(self, encoded: str, indices: np.ndarray) -> np.ndarray:
         """ROUGE-L F1 of an encoded candidate to some of the texts, shape (len(indices),)."""
-        added = [self._encoded[index] for index in indices]
+        added = [self._encoded[index] for index in indices.tolist()]
         common = cdist([encoded], added, scorer=LCSseq.similarity, dtype=np.int32)[0]
         return 2.0 * common / (len(encoded) + np.array(self._lengths)[indices])
 
