@@ -41,7 +41,7 @@ def test_rows_come_back_as_they_were(tmp_path):
     rows = [candidate(0), candidate(1, fate="out_of_band", answers=["5", None], rewards=[1.0, 0.0], pass_rate=0.5)]
     ledger.write(0, rows)
     ledger.write(1, [candidate(2)])
-    assert ledger.admitted(2) == [rows[1].instruction]
+    assert ledger.admitted(1, 2) == [rows[1].instruction]
     assert ledger.resume(ledger, next_batch=1, next_id=2, surplus=[]) == rows
     dataset = load_dataset(
         "parquet", data_files=f"{tmp_path}/_ledger/*.parquet", split="train", cache_dir=str(tmp_path / "cache")
@@ -87,7 +87,7 @@ def test_an_interrupted_merge_doubles_no_row(long_run, tmp_path):
     for name in ("batch-000000-000099.parquet", "batch-000100-000199.parquet"):
         shutil.copy(long_run / "_ledger" / name, tmp_path / "_ledger")  # ... beside the one that takes their place
     ledger = Ledger(tmp_path)
-    assert ledger.admitted(600) == Ledger(long_run).admitted(600)
+    assert ledger.admitted(200, 600) == Ledger(long_run).admitted(200, 600)
     ledger.resume(ledger, 200, 600, [])
     assert [row["id"] for row in ledger_rows(tmp_path)] == list(range(600))
 
@@ -119,10 +119,10 @@ def drop_column(folder):
     [
         (remove, "303 are missing .300 to 599, 609 to 611., 0 are there twice. Bring back the files as they were"),
         (shutil.rmtree, "615 are missing .0 to 614."),
-        # a file of another run, or a copy under a name of ours
+        # a copy under a name of ours, in place of two others
         (
-            lambda folder: shutil.copy(folder / "batch-000202.parquet", folder / "batch-000300.parquet"),
-            "3 are there twice",
+            lambda folder: shutil.copy(folder / "batch-000202.parquet", folder / "batch-000200-000201.parquet"),
+            "6 are missing .600 to 605., 3 are there twice",
         ),
         # a copy under another name
         (
@@ -138,7 +138,16 @@ def test_a_damaged_ledger_is_named(long_run, tmp_path, damage, message):
     shutil.copytree(long_run / "_ledger", tmp_path / "_ledger")
     damage(tmp_path / "_ledger")
     with pytest.raises(ValueError, match=message):
-        Ledger(tmp_path).admitted(3 * 205)
+        Ledger(tmp_path).admitted(205, 3 * 205)
+
+
+def test_files_after_the_checkpoint_need_not_be_whole(long_run, tmp_path):
+    shutil.copytree(long_run / "_ledger", tmp_path / "_ledger")
+    (tmp_path / "_ledger" / "batch-000204.parquet").write_bytes(b"")  # what a loss of power may leave
+    ledger = Ledger(tmp_path)
+    assert len(ledger.admitted(204, 612)) == 408
+    ledger.resume(ledger, 204, 612, [611])
+    assert [row["id"] for row in ledger_rows(tmp_path)] == list(range(612))
 
 
 def test_a_full_disk_keeps_the_last_whole_file(tmp_path, monkeypatch):

@@ -80,8 +80,8 @@ class Ledger:
                 whole.append(file)
         return whole
 
-    def admitted(self, next_id: int) -> list[str]:
-        """Return the instructions before `next_id` that were admitted, in order.
+    def admitted(self, next_batch: int, next_id: int) -> list[str]:
+        """Return the instructions before generation batch `next_batch` and `next_id` that were admitted, in order.
 
         Raises:
             ValueError: if one of the rows is missing or doubled, or a file is none of a ledger or can't be read.
@@ -90,7 +90,7 @@ class Ledger:
             if not _NAME.fullmatch(path.name):
                 raise ValueError(f"{path} is no file of a ledger. Move it to another folder.")
         columns = ["id", "instruction", "fate"]
-        tables = [_read(file.path, columns) for file in self.files()]
+        tables = [_read(file.path, columns) for file in self.files() if file.first < next_batch]
         table = pa.concat_tables([SCHEMA.empty_table().select(columns), *tables]).filter(pc.field("id") < next_id)
         ids, wanted = table["id"].to_numpy(), np.arange(next_id)
         if not np.array_equal(ids, wanted):

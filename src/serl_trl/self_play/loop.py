@@ -216,10 +216,10 @@ class SelfPlayLoader:
                 f"{' and '.join(self.made_by)}. Set instruction_source and label_source back, or begin a new run."
             )
         origin = Ledger(state["output_dir"]) if "output_dir" in state else self.ledger
-        next_id = state["source"]["next_id"]
-        self.source.load_state_dict(state["source"], origin.admitted(next_id))
+        next_batch, next_id = state["batch_index"], state["source"]["next_id"]
+        self.source.load_state_dict(state["source"], origin.admitted(next_batch, next_id))
         self.sampler.gather([None])  # all processes have read the ledger: one may change it
-        self.batch_index, self.past = state["batch_index"], state["past"]
+        self.batch_index, self.past = next_batch, state["past"]
         groups = [Group.from_dict(group) for group in state["surplus"]]
         self.surplus = [group for group in groups if len(group.completions) == self.settings.num_generations]
         if len(self.surplus) < len(groups):
@@ -229,4 +229,4 @@ class SelfPlayLoader:
             )
         self.totals = Funnel.from_dict(state["totals"])
         surplus = {group.candidate_id for group in groups}
-        self.last_written = self.ledger.resume(origin, self.batch_index, next_id, surplus)
+        self.last_written = self.ledger.resume(origin, next_batch, next_id, surplus)
