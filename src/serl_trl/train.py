@@ -41,6 +41,7 @@ def main(script_args, training_args, model_args):
     from .hub.push import push_or_exit
     from .hub.run_record import changed_settings
     from .self_play.loop import DryBatchError
+    from .training.saving import naming_disk
     from .training.summary import StepLines, summarize
 
     if training_args.hub_token:
@@ -67,9 +68,13 @@ def main(script_args, training_args, model_args):
         trainer.evaluate()
 
     # Save
-    trainer.save_model(training_args.output_dir, _internal_call=True)  # pushes nothing yet
-    trainer.save_state()
-    trainer.create_model_card(command=shown_command(sys.argv), model_settings=changed_settings(model_args))
+    try:
+        with naming_disk("The model", training_args.output_dir):
+            trainer.save_model(training_args.output_dir, _internal_call=True)  # pushes nothing yet
+            trainer.save_state()
+            trainer.create_model_card(command=shown_command(sys.argv), model_settings=changed_settings(model_args))
+    except WriteError as error:
+        sys.exit(f"error: {error}")
     if script_args.merge and trainer.accelerator.is_main_process:
         merge_or_say(training_args.output_dir, training_args.trust_remote_code)
     trainer.accelerator.wait_for_everyone()
@@ -169,6 +174,8 @@ def make_trainer(script_args, training_args, model_args):
         raise ValueError(f"The Hub: {reason(error)}") from error
     if script_args.merge:
         check_mergeable(trainer.accelerator.unwrap_model(trainer.model))
+    # Again, now that the adapter is known.
+    resolve_checkpoint(training_args.resume_from_checkpoint, training_args, trainer.run_facts)
     return trainer
 
 

@@ -8,11 +8,14 @@ import subprocess
 import sys
 
 import pytest
+import torch
 import yaml
 from conftest import TINY_MODEL, TINY_SETTINGS, ledger_rows, tiny_seeds
+from safetensors.torch import save_file
 
 from serl_trl.atomic_write import WriteError, atomic_write
 from serl_trl.training.checkpoints import find_damage
+from serl_trl.training.saving import naming_disk
 
 
 SETTINGS = TINY_SETTINGS | {
@@ -58,16 +61,41 @@ def test_a_full_disk_ends_the_run_with_a_sentence_and_leaves_the_checkpoints_bef
     assert ledger_rows(tmp_path / "kept") and not list((tmp_path / "kept").rglob("*.unfinished"))
 
 
-def test_a_file_that_cannot_be_written_leaves_the_one_before(tmp_path):
-    (tmp_path / "file.json").write_text("before")
+def said_at_a_limit(write) -> str:
+    """Return the message of the `WriteError` of a process that may write files of 1000 bytes only."""
+    reader, writer = os.pipe()
     pid = os.fork()
-    if pid == 0:  # a limit that a process can't take back
+    if pid == 0:
         resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
         try:
-            with atomic_write(tmp_path / "file.json") as path:
-                path.write_text("x" * 2000)
+            write()
         except WriteError as error:
-            os._exit(0 if "file.json can't be written" in str(error) and "MB free" in str(error) else 2)
-        os._exit(1)
-    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+            os.write(writer, str(error).encode())
+        os._exit(0)
+    os.close(writer)
+    os.waitpid(pid, 0)
+    with open(reader) as pipe:
+        return pipe.read()
+
+
+def test_a_file_that_cannot_be_written_leaves_the_one_before(tmp_path):
+    def write():
+        with atomic_write(tmp_path / "file.json") as path:
+            path.write_text("x" * 2000)
+
+    (tmp_path / "file.json").write_text("before")
+    assert re.search(
+        r"file.json can't be written \(.*File too large\). The disk of .* MB free.", said_at_a_limit(write)
+    )
     assert (tmp_path / "file.json").read_text() == "before" and len(list(tmp_path.iterdir())) == 1
+
+
+@pytest.mark.parametrize("save", [torch.save, save_file])
+def test_errors_of_other_libraries_name_the_disk(tmp_path, save):
+    tensors = {"weight": torch.zeros(1000)}
+
+    def write():
+        with naming_disk("The model", tmp_path):
+            save(tensors, tmp_path / "file")
+
+    assert re.search(r"The model can't be saved \(.*\). The disk of .* MB free. .* Make room.", said_at_a_limit(write))

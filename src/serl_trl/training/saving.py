@@ -15,6 +15,10 @@ from .resume import rollout_sizes, save_loader_state, save_rollouts
 from .same_run import save_facts
 
 
+# Of a full disk: the last two are torch's and safetensors'.
+_WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
+
+
 @contextmanager
 def whole_checkpoint(trainer, trial) -> Iterator[None]:
     """Let Trainer save a checkpoint in the block: self-play's part goes before it, and a manifest of all files after.
@@ -43,18 +47,31 @@ def whole_checkpoint(trainer, trial) -> Iterator[None]:
         trainer.accelerator.wait_for_everyone()  # the manifest lists the files of all processes
         if args.should_save:
             write_manifest(folder)
-    except (OSError, RuntimeError, SafetensorError) as error:  # torch's and safetensors' for a full disk
-        last, needed = last_checkpoint(run_dir), _bytes_of(folder)
+    except _WRITE_ERRORS as error:
+        needed = _bytes_of(folder)
         shutil.rmtree(folder, ignore_errors=True)
-        needed = max(needed, _bytes_of(last)) if last else needed
-        reason = (str(error).strip().splitlines() or [""])[0]
-        raise WriteError(
-            f"The checkpoint of step {trainer.state.global_step} can't be saved ({type(error).__name__}: {reason}). "
-            f"{describe_disk(run_dir)} A checkpoint takes {'about' if last else 'more than'} {needed / 1e6:,.1f} MB. "
-            + (f"Make room, and set resume_from_checkpoint to True to go on from {last}." if last else "Make room.")
-        ) from error
+        raise _write_error(f"The checkpoint of step {trainer.state.global_step}", run_dir, needed, error) from error
     if args.should_save:
         rotate_checkpoints(str(run_dir), save_total_limit, trainer.state.best_model_checkpoint)
+
+
+@contextmanager
+def naming_disk(what: str, run_dir: str | Path) -> Iterator[None]:
+    """Let the error of a full disk in the block be a [`WriteError`] that names the disk and the last checkpoint."""
+    try:
+        yield
+    except _WRITE_ERRORS as error:
+        raise _write_error(what, Path(run_dir), 0, error) from error
+
+
+def _write_error(what: str, run_dir: Path, written: int, error: Exception) -> WriteError:
+    last = last_checkpoint(run_dir)
+    needed = f"about {_bytes_of(last) / 1e6:,.1f}" if last else f"more than {written / 1e6:,.1f}"
+    reason = (str(error).strip().splitlines() or [""])[0]
+    return WriteError(
+        f"{what} can't be saved ({type(error).__name__}: {reason}). {describe_disk(run_dir)} A checkpoint takes {needed} "
+        "MB. Make room" + (f", and set resume_from_checkpoint to True to go on from {last}." if last else ".")
+    )
 
 
 def _bytes_of(folder: str | Path) -> int:
