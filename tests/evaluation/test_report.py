@@ -16,6 +16,7 @@ def results(right: int, num_samples: int) -> dict:
             "correct": [int(number < right)] * num_samples,
             "classes": [0] * num_samples,
             "truncated": [False] * num_samples,
+            "timed_out": [False] * num_samples,
         }
         for number in range(10)
     ]

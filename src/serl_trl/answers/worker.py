@@ -1,0 +1,119 @@
+"""A process that can be killed, for functions that may never return: sympy on what a model writes.
+
+    trainer ──starts once──> nursery.py, which imports math-verify ──forks──> worker
+       └───────────────── calls, one at a time ──────────────────────────────────┘
+
+A worker over its time or memory dies, and its successor is forked in milliseconds. The trainer's process sets no alarm.
+"""
+
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import count
+from multiprocessing.connection import Connection
+from threading import Lock
+
+
+_START_SECONDS = 120  # a nursery imports in a second, on a busy machine in ten
+_numbers = count()
+_lock = Lock()
+_nursery: tuple[subprocess.Popen, socket.socket] | None = None
+_idle: list["Worker"] = []  # as many as there were calls at the same time, from threads
+
+
+class OverBudget(Exception):
+    """A call took more time or memory than it may."""
+
+
+class Worker:
+    """Runs module-level functions by name in a process of its own; see [`borrowed_worker`]."""
+
+    def __init__(self):
+        self.number, self.connection = next(_numbers), None
+
+    def start(self) -> None:
+        """Fork the process, in place of the one before."""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            _send_to_nursery(self.number.to_bytes(4, "big"), theirs)
+        self.connection = Connection(ours.detach())
+
+    def call(self, function: Callable, *arguments, seconds: float, cpu_seconds: float):
+        """Return `function(*arguments)`.
+
+        Args:
+            function (`Callable`), arguments: As pickle takes them.
+            seconds (`float`): What the call may take by the clock.
+            cpu_seconds (`float`): What it may take of a processor, so that a busy machine turns nothing away.
+
+        Raises:
+            OverBudget: if it takes more, or the process ends for another reason; the next call needs [`start`].
+            ValueError: with its words, if the function raises an error.
+        """
+        connection, self.connection = (
+            self.connection,
+            None,
+        )  # which an interrupted call leaves in the middle of an answer
+        try:
+            connection.send((function, arguments, cpu_seconds))
+            if not connection.poll(seconds):
+                raise OverBudget(f"{seconds:.1f} s have passed.")
+            result, error = connection.recv()
+        except (EOFError, OSError) as ended:
+            raise OverBudget(f"Its process has ended after {cpu_seconds:.1f} s of CPU time.") from ended
+        self.connection = connection
+        if error is not None:
+            raise ValueError(error)
+        return result
+
+
+@contextmanager
+def borrowed_worker() -> Iterator[Worker]:
+    """Lend a worker that no other thread uses to the block."""
+    try:
+        worker = _idle.pop()
+    except IndexError:
+        worker = Worker()
+    try:
+        yield worker
+    finally:
+        _idle.append(worker)
+
+
+def _send_to_nursery(message: bytes, worker_end: socket.socket) -> None:
+    global _nursery
+    with _lock:
+        if _nursery is None or _nursery[0].poll() is not None:
+            _nursery = _start_nursery()
+        socket.send_fds(_nursery[1], [message], [worker_end.fileno()])
+
+
+def _start_nursery() -> tuple[subprocess.Popen, socket.socket]:
+    """Start a fresh interpreter: a fork of the trainer would copy threads and CUDA, and `spawn` run the user's script."""
+    ours, theirs = socket.socketpair()
+    with theirs:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", f"{__package__}.nursery", str(theirs.fileno())],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+            pass_fds=[theirs.fileno()],
+            start_new_session=True,  # Ctrl-C in the terminal is the trainer's
+        )
+    ours.settimeout(_START_SECONDS)
+    if ours.recv(5) != b"ready":
+        raise RuntimeError(f"The process that compares answers ended with exit code {process.wait()}; see above why.")
+    return process, ours
+
+
+def _forget() -> None:
+    """In a fork of this process: its workers are not the fork's, and they end when this process does."""
+    global _nursery, _lock
+    _nursery, _lock = None, Lock()
+    _idle.clear()
+
+
+os.register_at_fork(after_in_child=_forget)
