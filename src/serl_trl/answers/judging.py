@@ -110,17 +110,20 @@ class _Judge:
         self.comparable, self.over = {_PROBE}, Counter()
         try:
             self.start_worker()
-        except OverBudget:  # it was ended while it had nothing to do
+        except OverBudget:  # it has ended since its last call
             self.start_worker()
         self.share, self.deadline = _SHARES[-1], time.monotonic() + max_seconds
         self.label = None if true_answer is None else self.read_label(true_answer)
         self.classes = [] if self.label is None else [[self.label]]
 
     def start_worker(self) -> None:
+        arguments = load_format, self.answer_format, self.parser, sys.path
         if self.worker.connection is None:
-            self.worker.start()
-        arguments = self.answer_format, self.parser, sys.path
-        self.worker.call(_load, *arguments, seconds=_LOAD_SECONDS, cpu_seconds=_LOAD_SECONDS)
+            self.worker.start(*arguments)
+        try:
+            self.worker.call(*arguments, seconds=_LOAD_SECONDS, cpu_seconds=_LOAD_SECONDS)
+        except ValueError as error:
+            raise RuntimeError(f"What reads {self.answer_format!r} can't run in another process: {error}") from error
 
     def call(self, function: Callable, *arguments):
         """Call the worker, for the present share of the budget at most."""
@@ -135,7 +138,7 @@ class _Judge:
 
     def read_label(self, true_answer: str) -> str:
         try:
-            text, comparable = self.call(_read, true_answer, True)
+            text, comparable = self.call(read_answer, true_answer, True)
         except OverBudget as error:
             logger.warning("A true answer can only be compared as it is written: %s", error)
             text, comparable = true_answer, False
@@ -160,7 +163,7 @@ class _Judge:
 
     def read(self, text: str) -> None:
         try:
-            found = self.call(_read, text, False)
+            found = self.call(read_answer, text, False)
         except OverBudget:
             return
         except ValueError as error:
@@ -195,7 +198,7 @@ class _Judge:
         if max(self.over[first], self.over[answer]) >= _MAX_OVER:
             return False
         try:
-            return self.call(_equal, self.sources[first], self.sources[answer])
+            return self.call(equal_answers, self.sources[first], self.sources[answer])
         except (OverBudget, ValueError):
             if self.share < _SHARES[-1] or is_plain(first) or first == self.label:
                 return None
@@ -203,7 +206,7 @@ class _Judge:
             return False
 
 
-def _load(answer_format: str, parser: bytes, path: list[str]) -> None:
+def load_format(answer_format: str, parser: bytes, path: list[str]) -> None:
     """In the worker: know a format as the trainer does."""
     if _loaded.get(answer_format) != parser:
         sys.path[:] = path
@@ -215,13 +218,13 @@ def _load(answer_format: str, parser: bytes, path: list[str]) -> None:
 _loaded: dict[str, bytes] = {}
 
 
-def _read(text: str, is_true: bool, answer_format: str) -> tuple[str, bool] | None:
+def read_answer(text: str, is_true: bool, answer_format: str) -> tuple[str, bool] | None:
     """In the worker: return the answer's text, and whether there is more of it to compare."""
     answer = _answer(text, is_true, answer_format)
     return None if answer is None else (answer.text, bool(answer.expressions))
 
 
-def _equal(first: tuple[str, bool], second: tuple[str, bool], answer_format: str) -> bool:
+def equal_answers(first: tuple[str, bool], second: tuple[str, bool], answer_format: str) -> bool:
     """In the worker: compare the answers that were read in two texts."""
     return answers_equal(_answer(*first, answer_format), _answer(*second, answer_format))
 

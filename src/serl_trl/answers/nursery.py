@@ -8,35 +8,46 @@ import gc
 import os
 import resource
 import signal
-import socket
 import sys
+from contextlib import suppress
 from multiprocessing.connection import Connection
+from multiprocessing.reduction import recv_handle
 
-from .comparing import answers_equal
-from .reading import parse_answer
+from .judging import equal_answers
 
 
 _MAX_BYTES = 2 << 30  # what a worker may allocate; macOS does not enforce it
+# Sympy imports parts of itself when they are used: here once, not in each worker.
+_WARM_UP = ("so it is \\boxed{\\frac{\\sqrt{3}}{2} + 1/7}", False), ("$x^{2} = -0.5$", False)
 
 
-def fork_workers(control: socket.socket) -> None:
+def fork_workers(control: Connection) -> None:
     """Fork a worker for each number and socket that come, in place of the one of that number, until the trainer ends."""
-    workers: dict[bytes, int] = {}
+    workers: dict[int, int] = {}
     while True:
-        number, sockets, *_ = socket.recv_fds(control, 4, 1)
-        ended = [number] if number else list(workers)
-        for worker in [workers.pop(number) for number in ended if number in workers]:
-            os.kill(worker, signal.SIGKILL)
-            os.waitpid(worker, 0)
-        if not number:
+        try:
+            number, function, arguments = control.recv()
+        except (EOFError, OSError):
+            for number in list(workers):
+                end(workers.pop(number))
             return
+        connection = Connection(recv_handle(control))
+        if number in workers:
+            end(workers.pop(number))
+        with suppress(Exception):  # the trainer has the worker call it again, and hears of its errors
+            function(*arguments)
         if pid := os.fork():
             workers[number] = pid
-            os.close(sockets[0])
+            connection.close()
         else:
             control.close()
-            serve(Connection(sockets[0]))
+            serve(connection)
             return
+
+
+def end(worker: int) -> None:
+    os.kill(worker, signal.SIGKILL)
+    os.waitpid(worker, 0)
 
 
 def serve(connection: Connection) -> None:
@@ -58,13 +69,13 @@ def serve(connection: Connection) -> None:
 
 
 def main() -> None:
-    control = socket.socket(fileno=int(sys.argv[1]))
+    control = Connection(int(sys.argv[1]))
     silence = os.open(os.devnull, os.O_WRONLY)
     os.dup2(silence, sys.stderr.fileno())  # math-verify logs whole completions
-    answers_equal(*map(parse_answer, ("\\boxed{\\frac{\\sqrt{3}}{2}}", "so $0.5$")))  # sympy imports parts when used
+    equal_answers(*_WARM_UP, "math")
     resource.setrlimit(resource.RLIMIT_DATA, (_MAX_BYTES, _MAX_BYTES))
     gc.freeze()  # what a collection does not touch stays shared between the workers
-    control.sendall(b"ready")
+    control.send("ready")
     fork_workers(control)
 
 

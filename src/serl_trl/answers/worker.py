@@ -14,13 +14,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from itertools import count
 from multiprocessing.connection import Connection
+from multiprocessing.reduction import send_handle
 from threading import Lock
 
 
-_START_SECONDS = 120  # a nursery imports in a second, on a busy machine in ten
 _numbers = count()
 _lock = Lock()
-_nursery: tuple[subprocess.Popen, socket.socket] | None = None
+_nursery: tuple[subprocess.Popen, Connection] | None = None
 _idle: list["Worker"] = []  # as many as there were calls at the same time, from threads
 
 
@@ -34,11 +34,13 @@ class Worker:
     def __init__(self):
         self.number, self.connection = next(_numbers), None
 
-    def start(self) -> None:
-        """Fork the process, in place of the one before."""
+    def start(self, function: Callable, *arguments) -> None:
+        """Fork the process, in place of the one before, from one that has called `function(*arguments)`."""
         ours, theirs = socket.socketpair()
-        with theirs:
-            _send_to_nursery(self.number.to_bytes(4, "big"), theirs)
+        with theirs, _lock:
+            control = _running_nursery()
+            control.send((self.number, function, arguments))
+            send_handle(control, theirs.fileno(), None)
         self.connection = Connection(ours.detach())
 
     def call(self, function: Callable, *arguments, seconds: float, cpu_seconds: float):
@@ -53,17 +55,14 @@ class Worker:
             OverBudget: if it takes more, or the process ends for another reason; the next call needs [`start`].
             ValueError: with its words, if the function raises an error.
         """
-        connection, self.connection = (
-            self.connection,
-            None,
-        )  # which an interrupted call leaves in the middle of an answer
+        connection, self.connection = self.connection, None  # an interrupted call must not leave its reply to the next
         try:
             connection.send((function, arguments, cpu_seconds))
             if not connection.poll(seconds):
                 raise OverBudget(f"{seconds:.1f} s have passed.")
             result, error = connection.recv()
         except (EOFError, OSError) as ended:
-            raise OverBudget(f"Its process has ended after {cpu_seconds:.1f} s of CPU time.") from ended
+            raise OverBudget(f"{cpu_seconds:.1f} s of CPU time or the memory were not enough.") from ended
         self.connection = connection
         if error is not None:
             raise ValueError(error)
@@ -83,30 +82,28 @@ def borrowed_worker() -> Iterator[Worker]:
         _idle.append(worker)
 
 
-def _send_to_nursery(message: bytes, worker_end: socket.socket) -> None:
-    global _nursery
-    with _lock:
-        if _nursery is None or _nursery[0].poll() is not None:
-            _nursery = _start_nursery()
-        socket.send_fds(_nursery[1], [message], [worker_end.fileno()])
-
-
-def _start_nursery() -> tuple[subprocess.Popen, socket.socket]:
+def _running_nursery() -> Connection:
     """Start a fresh interpreter: a fork of the trainer would copy threads and CUDA, and `spawn` run the user's script."""
+    global _nursery
+    if _nursery and _nursery[0].poll() is None:
+        return _nursery[1]
     ours, theirs = socket.socketpair()
     with theirs:
         process = subprocess.Popen(
             [sys.executable, "-P", "-m", f"{__package__}.nursery", str(theirs.fileno())],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, sys.path))},
             pass_fds=[theirs.fileno()],
             start_new_session=True,  # Ctrl-C in the terminal is the trainer's
         )
-    ours.settimeout(_START_SECONDS)
-    if ours.recv(5) != b"ready":
-        raise RuntimeError(f"The process that compares answers ended with exit code {process.wait()}; see above why.")
-    return process, ours
+    control = Connection(ours.detach())
+    try:
+        control.recv()
+    except EOFError:
+        raise RuntimeError(f"The process that reads answers ended with {process.wait()}; see above why.") from None
+    _nursery = process, control
+    return control
 
 
 def _forget() -> None:
