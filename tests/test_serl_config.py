@@ -96,6 +96,9 @@ def test_the_template_is_that_of_the_answers(tmp_path):
         ({"instruction_presence_penalty": 3.0}, "instruction_presence_penalty is 3.0"),
         ({"instruction_temperature": 0.0}, "instruction_temperature is 0.0"),
         ({"min_words": 200}, "min_words is 200"),
+        ({"max_vote_seconds": 0.0}, "max_vote_seconds is 0.0. Set it within"),
+        ({"max_vote_seconds": float("inf")}, "max_vote_seconds is inf"),
+        ({"max_vote_seconds": float("nan")}, "max_vote_seconds is nan"),
         ({"blocked_words": "image"}, "blocked_words is the text 'image'. Make it a list"),  # else: letter by letter
         ({"generation_batch_size": 0}, "generation_batch_size is 0"),
         # continuous batching has no presence penalty and would ignore it

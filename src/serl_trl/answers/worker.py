@@ -24,7 +24,7 @@ _nursery: tuple[subprocess.Popen, Connection] | None = None
 _idle: list["Worker"] = []  # as many as there were calls at the same time, from threads
 
 
-class OverBudget(Exception):
+class OverBudget(RuntimeError):
     """A call took more time or memory than it may."""
 
 
@@ -59,7 +59,7 @@ class Worker:
         try:
             connection.send((function, arguments, cpu_seconds))
             if not connection.poll(seconds):
-                raise OverBudget(f"{seconds:.1f} s have passed.")
+                raise OverBudget(f"{seconds:.1f} s have passed without a reply.")
             result, error = connection.recv()
         except (EOFError, OSError) as ended:
             raise OverBudget(f"{cpu_seconds:.1f} s of CPU time or the memory were not enough.") from ended
