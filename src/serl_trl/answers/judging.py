@@ -10,12 +10,12 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import cloudpickle
 
 from .comparing import answers_equal, is_plain
-from .reading import PARSERS, Answer, answer_parser, parse_answer, parse_true_answer
+from .in_worker import equal_answers, load_format, read_answer
+from .reading import Answer, answer_parser
 from .worker import OverBudget, Worker, borrowed_worker
 
 
@@ -147,7 +147,8 @@ class _Judge:
 
     def judge(self, texts: Sequence[str]) -> None:
         """Read the texts and sort their answers into classes."""
-        for self.share in _SHARES:
+        for share in _SHARES:
+            self.share = share
             for text in sorted(set(texts) - self.answers.keys()):
                 self.read(text)
             counts = Counter(self.answers[text] for text in texts if self.answers.get(text) is not None)
@@ -204,31 +205,3 @@ class _Judge:
                 return None
             self.over.update([first, answer])
             return False
-
-
-def load_format(answer_format: str, parser: bytes, path: list[str]) -> None:
-    """In the worker: know a format as the trainer does."""
-    if _loaded.get(answer_format) != parser:
-        sys.path[:] = path
-        PARSERS[answer_format] = cloudpickle.loads(parser)
-        _loaded[answer_format] = parser
-        _answer.cache_clear()
-
-
-_loaded: dict[str, bytes] = {}
-
-
-def read_answer(text: str, is_true: bool, answer_format: str) -> tuple[str, bool] | None:
-    """In the worker: return the answer's text, and whether there is more of it to compare."""
-    answer = _answer(text, is_true, answer_format)
-    return None if answer is None else (answer.text, bool(answer.expressions))
-
-
-def equal_answers(first: tuple[str, bool], second: tuple[str, bool], answer_format: str) -> bool:
-    """In the worker: compare the answers that were read in two texts."""
-    return answers_equal(_answer(*first, answer_format), _answer(*second, answer_format))
-
-
-@lru_cache(maxsize=256)
-def _answer(text: str, is_true: bool, answer_format: str) -> Answer | None:
-    return (parse_true_answer if is_true else parse_answer)(text, answer_format)

@@ -13,7 +13,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle
 
-from .judging import equal_answers
+from .in_worker import equal_answers
 
 
 _MAX_BYTES = 2 << 30  # what a worker may allocate; macOS does not enforce it
