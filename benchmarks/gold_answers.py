@@ -9,7 +9,7 @@ import sys
 import time
 from pathlib import Path
 
-from serl_trl.answers.reading import parse_true_answer
+from serl_trl.answers.judging import read_true_answer
 from serl_trl.evaluation.data import load_labelled
 from serl_trl.evaluation.report import table
 from serl_trl.evaluation.results import score
@@ -44,7 +44,7 @@ def judge(path: str | Path, every: int = 1) -> tuple[dict[str, float], list[str]
     rows = list(enumerate(load_labelled(str(path)), start=1))[::every]
     right, unexpected = dict.fromkeys(FORMS, 0), []
     for number, row in rows:
-        gold = parse_true_answer(row["true_answer"]).text
+        gold = read_true_answer(row["true_answer"])
         for name, form in FORMS.items():
             (correct,) = score(row, [form(gold)])["correct"]
             right[name] += correct

@@ -97,6 +97,9 @@ def test_the_template_is_that_of_the_answers(tmp_path):
         ({"min_words": 200}, "min_words is 200"),
         ({"blocked_words": "image"}, "blocked_words is 'image'. Make it a list"),  # else: letter by letter
         ({"blocked_words": [2024]}, "blocked_words is \\[2024\\]. Make it a list of words"),
+        ({"max_vote_seconds": 0.0}, "max_vote_seconds is 0.0. Set it within"),
+        ({"max_vote_seconds": float("inf")}, "max_vote_seconds is inf"),
+        ({"max_vote_seconds": float("nan")}, "max_vote_seconds is nan"),
         ({"generation_batch_size": 0}, "generation_batch_size is 0"),
         # continuous batching has no presence penalty and would ignore it
         ({"use_transformers_continuous_batching": True}, "continuous batching"),

@@ -3,9 +3,7 @@
 from collections.abc import Sequence
 from itertools import groupby
 
-from .answers.comparing import answers_equal
-from .answers.reading import parse_answer, parse_true_answer
-from .answers.voting import majority_vote
+from .answers.voting import majority_vote, true_answer_rewards
 
 
 def majority_vote_reward(
@@ -57,24 +55,29 @@ def accuracy_reward(
     Returns:
         `list[float | None]`:
             Shape (n,), 1.0 or 0.0; `None`, which TRL leaves out, where a row has no answer. A completion without a
-            readable answer gets 0.0.
+            readable answer gets 0.0, and so does one whose answer takes too long: consecutive rows with the same true
+            answer have 10 s in all.
 
     Raises:
         ValueError: if a true answer cannot be read, since every completion would silently be wrong.
     """
     if answer is None:
         return [None] * len(completions)
+    rewards: list[float | None] = []
     formats = answer_format or ["math"] * len(completions)
-    return [
-        None if true_answer is None else float(is_correct(_text(completion), true_answer, row_format))
-        for completion, true_answer, row_format in zip(completions, answer, formats, strict=True)
-    ]
+    rows = zip(answer, formats, completions, strict=True)
+    for (true_answer, group_format), group in groupby(rows, key=lambda row: row[:2]):
+        texts = [_text(row[2]) for row in group]
+        if true_answer is None:
+            rewards += [None] * len(texts)
+        else:
+            rewards += true_answer_rewards(texts, true_answer, answer_format=group_format).rewards
+    return rewards
 
 
 def is_correct(completion: str, true_answer: str, answer_format: str = "math") -> bool:
     """Return whether the completion's answer equals the true one; see [`accuracy_reward`]."""
-    label, given = parse_true_answer(true_answer, answer_format), parse_answer(completion, answer_format)
-    return given is not None and answers_equal(label, given)
+    return bool(true_answer_rewards([completion], true_answer, answer_format=answer_format).rewards[0])
 
 
 def self_play_reward(completions: Sequence, vote_reward: Sequence[float], **kwargs) -> list[float]:

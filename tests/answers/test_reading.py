@@ -21,6 +21,14 @@ from serl_trl.answers.reading import parse_answer, parse_true_answer
         ("52_8", "52_9", False),  # in different bases
         ("52_8", "52_{8}", True),
         ("52_8", "52", True),  # leniently, if one leaves the base out
+        # quick to evaluate, whatever their form looks like
+        ("2^{2^3}", "256", True),
+        ("3^{2^2}", "81", True),
+        ("2^{3!}", "64", True),
+        ("\\sum_{k=1}^{3} k", "6", True),
+        ("10^{99999 \\cdot 99990}", "10^{99999 \\cdot 99991}", False),
+        ("0.00001\\%", "0.00003\\%", False),
+        ("5\\%", "5", True),
     ],
 )
 def test_what_math_verify_misreads(first, second, equal):

@@ -42,7 +42,7 @@ def test_votes(completions, rewards, pseudo_label):
 
 def test_truncated_completions_abstain():
     vote = majority_vote(boxed("4", "4", "5", "5", "5"), truncated=[False, False, True, True, True])
-    assert vote == Vote(("4", "4", None, None, None), (1.0, 1.0, 0.0, 0.0, 0.0), "4", 0.4)
+    assert vote == Vote(("4", "4", None, None, None), (1.0, 1.0, 0.0, 0.0, 0.0), "4", 0.4, (False,) * 5)
     with pytest.raises(ValueError, match="truncated has 1 entries for 2"):
         majority_vote(["4", "4"], truncated=[False])
 

@@ -96,5 +96,6 @@ def test_a_row_of_completions():
         "correct": [0, 1, 0, 1, 0],
         "classes": [0, 1, None, 1, None],
         "truncated": [False] * 4 + [True],
+        "timed_out": [False] * 5,
     }
     assert score(labelled, completions[:2])["truncated"] == [False, False]

@@ -16,6 +16,7 @@ def results(right: int, num_samples: int) -> dict:
             "correct": [int(number < right)] * num_samples,
             "classes": [0] * num_samples,
             "truncated": [False] * num_samples,
+            "timed_out": [False] * num_samples,
         }
         for number in range(10)
     ]
@@ -32,3 +33,11 @@ def test_a_weak_majority_is_said(right, num_samples, warned):
     text = report(results(right, num_samples))
     assert ("On sums the majority is right for 60 % of the instructions" in text) == warned
     assert f"{10 * right}.0" in text
+
+
+def test_answers_that_took_too_long_are_counted():
+    found = results(10, 4)
+    rows = [row | {"timed_out": [True, False, False, False]} for row in found["datasets"]["sums"]["rows"]]
+    found["datasets"]["sums"] = dataset_results("sums.jsonl", rows)
+    assert "On sums 10 answers took too long" in report(found)
+    assert "took too long" not in report(results(10, 4))

@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict
 
+import pyarrow.parquet as pq
 import pytest
 from conftest import ledger_rows
 
@@ -326,6 +327,20 @@ def test_true_answers_are_the_labels(tmp_path):
     nobody = make_loader(tmp_path / "nobody", Script(), from_seeds=True, labels=wrong_labels)
     with pytest.raises(RuntimeError, match="groups by pass rate: 0.00"):
         next(nobody)
+
+
+def test_answers_that_take_too_long_are_logged_and_named_in_the_ledger(tmp_path):
+    class Hostile(Script):
+        def __call__(self, prompt, index):
+            reply = super().__call__(prompt, index)
+            return "\\boxed{\\sum_{k=1}^{10^{30}} k^k}" if reply == "\\boxed{3}" else reply
+
+    loader = make_loader(tmp_path, Hostile(), labels=MajorityLabels(max_seconds=1.0))
+    batch = next(loader)
+    rows = [row for row in pq.read_table(tmp_path / "_ledger").to_pylist() if row["answers"]]
+    assert batch.metrics["self_rewarding/timeouts"] == len(rows) >= 2
+    for row in rows:
+        assert row["answers"] == ["0", "0", "2", None] and row["timed_out"] == [False, False, False, True]
 
 
 def test_votes_on_letters(tmp_path):

@@ -6,14 +6,12 @@ end of this file: vote, reward and evaluation all read answers here. Where a for
 """
 
 import re
-import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
 
 from math_verify import parse
 
 
-_TIMEOUT_SECONDS = 2  # an honest pair takes milliseconds; two huge powers would take math-verify's 5 s, each way
 _BARE_NUMERATOR = re.compile(r"\\([dt]?frac)\s*(\\(?!sqrt|[dt]?frac|text|math|left)[a-zA-Z]+)\s*")
 
 
@@ -28,16 +26,18 @@ class Answer:
     expressions: tuple = field(default=(), compare=False)  # matrices of sympy have no hash
 
 
-def timeout_seconds() -> int | None:
-    """Return what math-verify may take for a parse or a comparison, `None` for as long as it takes."""
-    # math-verify's time-outs are alarm signals, which exist in the main thread only.
-    return _TIMEOUT_SECONDS if threading.current_thread() is threading.main_thread() else None
+def answer_parser(answer_format: str) -> Callable[[str], Answer | None]:
+    """Return what reads a format's answers, or raise `ValueError` if there is no such format."""
+    if answer_format not in PARSERS:
+        raise ValueError(f"answer_format is {answer_format!r}. Set it to one of {', '.join(PARSERS)}.")
+    return PARSERS[answer_format]
 
 
 def parse_answer(completion: str, answer_format: str = "math") -> Answer | None:
     """Return the final answer of a completion, or `None` if none can be read.
 
-    Only the completion is read, never the question: a number of the question is not an answer.
+    Only the completion is read, never the question: a number of the question is not an answer. A completion can be
+    written so that this takes for ever, or any memory; a vote calls it in a [`Worker`].
 
     Args:
         completion (`str`): The completion's text; the last `\\boxed{}` wins over all else.
@@ -47,9 +47,7 @@ def parse_answer(completion: str, answer_format: str = "math") -> Answer | None:
     Raises:
         ValueError: if there is no such format.
     """
-    if answer_format not in PARSERS:
-        raise ValueError(f"answer_format is {answer_format!r}. Set it to one of {', '.join(PARSERS)}.")
-    return PARSERS[answer_format](completion)
+    return answer_parser(answer_format)(completion)
 
 
 def parse_true_answer(true_answer: str, answer_format: str = "math") -> Answer:
@@ -67,11 +65,10 @@ def parse_true_answer(true_answer: str, answer_format: str = "math") -> Answer:
     return answer
 
 
-@lru_cache(maxsize=4096)
 def _parse_math(completion: str) -> Answer | None:
     # math-verify reads "\frac\pi2" as a fraction of "\" and "p".
     completion = _BARE_NUMERATOR.sub(r"\\\1{\2}", completion)
-    expressions = parse(completion, parsing_timeout=timeout_seconds())
+    expressions = parse(completion, parsing_timeout=None)
     if not expressions:
         return None
     written = [expression for expression in expressions if isinstance(expression, str)]

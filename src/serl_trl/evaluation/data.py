@@ -7,7 +7,7 @@ from pathlib import Path
 
 from datasets import Dataset
 
-from ..answers.reading import parse_true_answer
+from ..answers.judging import read_true_answer
 from ..seeds import LETTERS, as_answer, read_rows, row_instruction, source_name
 
 
@@ -63,12 +63,12 @@ def load_labelled(
 def _check_answer(true_answer: str | None, options: list[str] | None, answer_format: str) -> None:
     if true_answer is None:
         raise ValueError("It has no answer. Give it one, or leave the row out.")
-    answer = parse_true_answer(true_answer, answer_format)
+    answer = read_true_answer(true_answer, answer_format)
     if not options:
         return
     if answer_format != "choice":
         raise ValueError(f"It has options, and answer_format is {answer_format!r}. Set answer_format to 'choice'.")
-    if answer.text not in LETTERS[: len(options)]:
+    if answer not in LETTERS[: len(options)]:
         raise ValueError(f"Its answer {true_answer!r} is none of its {len(options)} options. Correct it.")
 
 

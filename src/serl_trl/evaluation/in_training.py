@@ -93,9 +93,12 @@ def _evaluate_rows(trainer, source, name: str, prefix: str) -> dict[str, float]:
         template = load_template(args.prompt_template)
         prompt_ids = sampler.tokenize([answer_prompt(row["instruction"], template) for row in rows])
         groups = sampler.sample(prompt_ids, trainer.num_generations_eval)
-    summary = summarize(score_all(sampler, rows, map(as_sample, groups), args.answer_format))
+    scored = score_all(sampler, rows, map(as_sample, groups), args.answer_format, args.max_vote_seconds)
+    summary = summarize(scored)
     metrics = {f"{prefix}_{name}": value["value"] for name, value in summary.items()}
     metrics |= {f"{prefix}_{name}_{end}": value[end] for name, value in summary.items() for end in ("low", "high")}
+    if timeouts := sum(sum(row["timed_out"]) for row in scored):
+        metrics[f"{prefix}_timeouts"] = float(timeouts)
     trainer.model.eval()  # continuous batching ends in training mode, and TRL's log asks for the mode
     trainer.log(dict(metrics))
     measured = {name: getattr(args, name) for name in ("temperature", "max_completion_length")}

@@ -26,7 +26,8 @@ def evaluate(args: EvaluationArguments) -> dict:
     Returns:
         `dict`:
             `settings`, `datasets` by name and, with `compare`, `comparison`. Each of `datasets` has `source`, `metrics`
-            (see [`summarize`]), `levels` with the same for each level, and `rows` (see `metrics.py`).
+            (see [`summarize`]), `levels` with the same for each level, `timeouts` (how many answers took too long), and
+            `rows` (see `metrics.py`).
 
     Raises:
         ValueError:

@@ -9,6 +9,7 @@ A row is one instruction with its n completions:
         "correct": [1, 0, 1, 0],              # shape (n,), whether each answer equals the true one
         "classes": [0, 1, 0, None],           # shape (n,), the class of equal answers, None where it abstains
         "truncated": [False, False, False, True],  # shape (n,)
+        "timed_out": [False] * 4,             # shape (n,), whether it abstains since its answer took too long to read
     }
 
 Every completion counts: without a readable answer it is wrong, never absent.

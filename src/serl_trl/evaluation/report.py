@@ -20,6 +20,11 @@ def report(results: dict) -> str:
         "where all instructions score the same). A completion without a readable answer, or cut off, is wrong.",
         table(list(datasets), _metric_lines(datasets)),
     ]
+    parts += [
+        f"On {name} {data['timeouts']} answers took too long to read or compare, and are wrong."
+        for name, data in datasets.items()
+        if data["timeouts"]
+    ]
     most = f"maj@{settings['num_samples']}"
     parts += [
         f"On {name} the majority is right for {100 * data['metrics'][most]['value']:.0f} % of the instructions. Where it "

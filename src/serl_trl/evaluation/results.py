@@ -2,53 +2,64 @@
 
 from collections.abc import Iterable, Sequence
 
-from ..answers.comparing import answers_equal
-from ..answers.reading import parse_true_answer
-from ..answers.voting import answer_classes, read_answers
+from ..answers.judging import MAX_VOTE_SECONDS, judge_group
 from ..self_play.sampler import judge_once
 from .metrics import by_level, paired_difference, summarize
 from .samples import setting_differences
 
 
 def score(
-    labelled: dict, completions: Sequence[str], truncated: Sequence[bool] | None = None, answer_format: str = "math"
+    labelled: dict,
+    completions: Sequence[str],
+    truncated: Sequence[bool] | None = None,
+    answer_format: str = "math",
+    max_seconds: float = MAX_VOTE_SECONDS,
 ) -> dict:
     """Return a row (see `metrics.py`), read by the rules of training: a truncated completion has no answer.
 
     Args:
         labelled (`dict`): An instruction with its true answer, from [`load_labelled`].
-        completions, truncated, answer_format: Shape (n,), as in [`majority_vote`].
+        completions, truncated: Shape (n,), as in [`majority_vote`].
+        answer_format, max_seconds: As there.
 
     Raises:
         ValueError: if the true answer cannot be read.
     """
-    answers = read_answers(completions, truncated, answer_format)
-    number_of = {member: number for number, members in enumerate(answer_classes(answers)) for member in members}
-    true_answer = parse_true_answer(labelled["true_answer"], answer_format)
+    judged = judge_group(completions, truncated, answer_format, max_seconds, labelled["true_answer"])
+    number_of = {member: number for number, members in enumerate(judged.classes) for member in members}
     return labelled | {
-        "answers": [None if answer is None else answer.text for answer in answers],
-        "correct": [int(answer is not None and answers_equal(true_answer, answer)) for answer in answers],
-        "classes": [number_of.get(index) for index in range(len(answers))],
+        "answers": list(judged.answers),
+        "correct": [int(right) for right in judged.correct],
+        "classes": [number_of.get(index) for index in range(len(completions))],
         "truncated": list(truncated or [False] * len(completions)),
+        "timed_out": list(judged.timed_out),
     }
 
 
-def score_all(sampler, rows: Sequence[dict], samples: Iterable[dict], answer_format: str) -> list[dict]:
+def score_all(
+    sampler,
+    rows: Sequence[dict],
+    samples: Iterable[dict],
+    answer_format: str,
+    max_seconds: float = MAX_VOTE_SECONDS,
+) -> list[dict]:
     """Return the scored rows, each judged by one process of the sampler's only: time-outs could differ between them.
 
     `rows` and `samples`, shape (instructions,), are from [`load_labelled`] and [`as_sample`].
     """
 
     def score_one(row: dict, sample: dict) -> dict:
-        return score(row, sample["completions"], sample["truncated"], answer_format)
+        return score(row, sample["completions"], sample["truncated"], answer_format, max_seconds)
 
     return judge_once(sampler, zip(rows, samples, strict=True), score_one)
 
 
 def dataset_results(source: str, rows: Sequence[dict]) -> dict:
-    """Return the results on one source: its metrics, those of each level, and the rows."""
+    """Return the results on one source: its metrics, those of each level, the number of time-outs, and the rows."""
     levels = {level: {"instructions": len(some), "metrics": summarize(some)} for level, some in by_level(rows).items()}
-    return {"source": source, "metrics": summarize(rows), "levels": levels, "rows": list(rows)}
+    timeouts = sum(sum(row["timed_out"]) for row in rows)
+    results = {"source": source, "metrics": summarize(rows), "levels": levels, "timeouts": timeouts}
+    return results | {"rows": list(rows)}
 
 
 def comparison(results: dict, baseline: dict) -> dict:

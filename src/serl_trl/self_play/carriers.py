@@ -61,7 +61,7 @@ class Candidate:
         reason (`str | None`): Why it was rejected, one of [`REASONS`](funnel.py).
         nearest (`str | None`): The most similar earlier instruction, by ROUGE-L; `None` if none has a word in common.
         rouge_l (`float | None`): ROUGE-L F1 with `nearest`, in [0, 1].
-        answers, rewards: As in [`Vote`], shape (num_generations,); empty if it was not answered.
+        answers, rewards, timed_out: As in [`Vote`], shape (num_generations,); empty if it was not answered.
         pseudo_label, pass_rate: As in [`Vote`]; `None` if it was not answered.
         trained_step (`int | None`): Optimizer steps done when its group was handed to the trainer.
     """
@@ -77,6 +77,7 @@ class Candidate:
     rouge_l: float | None = None
     answers: list[str | None] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
+    timed_out: list[bool] = field(default_factory=list)
     pseudo_label: str | None = None
     pass_rate: float | None = None
     trained_step: int | None = None

@@ -40,7 +40,7 @@ class Funnel:
         rounds (`int`): Rounds begun.
         counts (`Counter`):
             `requests`, `candidates`, `judged`, `admitted`, `answered` and `in_band` along the funnel; `completions`,
-            `unparsed` and `truncated` among the answers; `instruction_tokens` and `completion_tokens` sampled;
+            `unparsed`, `truncated` and `timeouts` among the answers; `instruction_tokens` and `completion_tokens` sampled;
             `trained_tokens`; `surplus` groups of the batch before among the trained, and `dropped` ones.
         rejected (`Counter`): Candidates rejected, by reason.
         pass_rates (`Counter`): Groups voted on, by pass rate.
@@ -88,6 +88,7 @@ class Funnel:
         """Count groups that were labelled."""
         self.pass_rates.update(vote.pass_rate for vote in votes)
         self.counts["unparsed"] += sum(answer is None for vote in votes for answer in vote.answers)
+        self.counts["timeouts"] += sum(sum(vote.timed_out) for vote in votes)
 
     def count_batch(self, batch: Sequence[Group], dropped: int) -> None:
         """Count what is trained, and the surplus that neither this batch nor the next one needs."""
@@ -124,6 +125,7 @@ class Funnel:
             "self_instruction/tokens": counts["instruction_tokens"],
             "self_rewarding/tokens": counts["completion_tokens"],
             "self_rewarding/trained_tokens": counts["trained_tokens"],
+            "self_rewarding/timeouts": counts["timeouts"],
             "self_rewarding/surplus_groups": counts["surplus"],
             "self_rewarding/dropped_groups": counts["dropped"],
             **{f"time/{stage}": self.seconds[stage] for stage in ("self_instruction", "sampling", "vote")},

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 
+from ..answers.judging import MAX_VOTE_SECONDS
 from ..answers.voting import Vote, majority_vote, true_answer_rewards
 
 
@@ -9,15 +10,15 @@ class MajorityLabels:
     """Rewards agreement with the majority of the group (SeRL, self-rewarding).
 
     Args:
-        answer_format (`str`): See [`parse_answer`].
+        answer_format, max_seconds: As in [`majority_vote`].
     """
 
-    def __init__(self, answer_format: str = "math"):
-        self.answer_format = answer_format
+    def __init__(self, answer_format: str = "math", max_seconds: float = MAX_VOTE_SECONDS):
+        self.settings = {"answer_format": answer_format, "max_seconds": max_seconds}
 
     def label(self, instruction: str, completions: Sequence[str], truncated: Sequence[bool]) -> Vote:
         """Return the label of a group of completions, and their rewards."""
-        return majority_vote(completions, truncated=truncated, answer_format=self.answer_format)
+        return majority_vote(completions, truncated=truncated, **self.settings)
 
 
 class TrueAnswerLabels:
@@ -25,12 +26,15 @@ class TrueAnswerLabels:
 
     Args:
         true_answers (`Mapping[str, str]`): The true answer of each instruction.
-        answer_format (`str`): See [`parse_answer`].
+        answer_format, max_seconds: As in [`majority_vote`].
     """
 
-    def __init__(self, true_answers: Mapping[str, str], answer_format: str = "math"):
-        self.true_answers, self.answer_format = true_answers, answer_format
+    def __init__(
+        self, true_answers: Mapping[str, str], answer_format: str = "math", max_seconds: float = MAX_VOTE_SECONDS
+    ):
+        self.true_answers = true_answers
+        self.settings = {"answer_format": answer_format, "max_seconds": max_seconds}
 
     def label(self, instruction: str, completions: Sequence[str], truncated: Sequence[bool]) -> Vote:
         true_answer = self.true_answers[instruction]
-        return true_answer_rewards(completions, true_answer, truncated=truncated, answer_format=self.answer_format)
+        return true_answer_rewards(completions, true_answer, truncated=truncated, **self.settings)

@@ -31,6 +31,7 @@ _ARROW_TYPES = {
     list[str]: pa.list_(pa.string()),
     list[str | None]: pa.list_(pa.string()),
     list[float]: pa.list_(pa.float64()),
+    list[bool]: pa.list_(pa.bool_()),
 }
 SCHEMA = pa.schema([(field.name, _ARROW_TYPES[field.type]) for field in fields(Candidate)])
 _NAME = re.compile(r"batch-(\d{6,})(?:-(\d{6,}))?\.parquet")

@@ -126,6 +126,7 @@ class SelfPlayLoader:
         groups = []
         for candidate, (prompt_ids, completions), vote in zip(admitted, answered, votes, strict=True):
             candidate.answers, candidate.rewards = list(vote.answers), list(vote.rewards)
+            candidate.timed_out = list(vote.timed_out)
             candidate.pseudo_label, candidate.pass_rate = vote.pseudo_label, vote.pass_rate
             if vote.pseudo_label is None:
                 candidate.fate = "no_pseudo_label"

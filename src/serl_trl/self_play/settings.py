@@ -8,6 +8,7 @@ from numbers import Integral, Real
 from types import NoneType
 from typing import get_args, get_type_hints
 
+from ..answers.judging import MAX_VOTE_SECONDS
 from ..answers.reading import PARSERS
 from .difficulty import reachable_pass_rates
 from .quality import BLOCKED_WORDS
@@ -121,6 +122,9 @@ class SelfPlaySettings:
     # Self-rewarding
     min_pass_rate: float = setting(0.2, "Lowest share of a group that gives the majority answer, inclusive.")
     max_pass_rate: float = setting(0.8, "Highest share of a group that gives the majority answer, inclusive.")
+    max_vote_seconds: float = setting(
+        MAX_VOTE_SECONDS, "Longest vote on a group, in seconds; an answer that takes too long abstains."
+    )
     max_rounds: int = setting(16, "Most rounds of self-instruction for a generation batch; then an error.")
 
     def __post_init__(self):
@@ -162,6 +166,7 @@ class SelfPlaySettings:
             "max_instruction_length": (1, inf),
             "max_kept_instructions": (0, sys.maxsize),
             "max_rounds": (1, inf),
+            "max_vote_seconds": (0.1, 3600.0),
             "min_words": (1, self.max_words),
         }
         check_bounds(self, bounds)

@@ -7,7 +7,7 @@ from accelerate import ParallelismConfig
 from jinja2 import TemplateError
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
-from ..answers.reading import parse_true_answer
+from ..answers.judging import read_true_answer
 from ..engine.adapters import add_empty_adapter, check_adapter, empty_model
 from ..engine.models import control_tokens, is_fsdp, is_sharded, tokenize_prompts
 from ..output_dir import check_output_dir
@@ -118,7 +118,7 @@ def _check_true_answers(true_answers: dict[str, str | None], answer_format: str)
                 "`answer`, or set label_source to 'majority_vote'."
             )
         try:
-            parse_true_answer(answer, answer_format)
+            read_true_answer(answer, answer_format)
         except ValueError as error:
             raise ValueError(f"The seed {seed!r}: {error}") from error
 

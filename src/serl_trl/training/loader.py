@@ -15,8 +15,8 @@ def make_loader(trainer) -> SelfPlayLoader:
         forbidden = control_tokens(trainer.processing_class)
         source = SelfInstruction(args, seeds.instructions, sampler, max_tokens, forbidden)
     if args.label_source == "true_answer":
-        labels = TrueAnswerLabels(seeds.true_answers, args.answer_format)
+        labels = TrueAnswerLabels(seeds.true_answers, args.answer_format, args.max_vote_seconds)
     else:
-        labels = MajorityLabels(args.answer_format)
+        labels = MajorityLabels(args.answer_format, args.max_vote_seconds)
     ledger = Ledger(args.output_dir, is_writer=trainer.accelerator.is_main_process)
     return SelfPlayLoader(args, source, labels, sampler, ledger, show_progress=not args.disable_tqdm)
