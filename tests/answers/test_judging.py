@@ -107,7 +107,7 @@ def test_classes_do_not_depend_on_the_order(completions, draw):
 
 
 def test_identical_answers_need_no_comparison():
-    vote = timed_vote([text for text in boxed(SEEN[1], SEEN[0]) for _ in range(3)][:3])
+    vote = timed_vote(boxed(SEEN[0]) * 3)
     assert vote.pass_rate == 1.0 and not any(vote.timed_out)
 
 
