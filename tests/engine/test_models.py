@@ -98,7 +98,7 @@ def tokenizer_of(family: str) -> PreTrainedTokenizerFast:
 
 def is_rejected(tokenizer, text: str, tmp_path) -> tuple[bool, bool]:
     """Return whether the text is rejected as a seed, and as a candidate."""
-    settings = tiny_config(tmp_path, prompt_template="math", num_few_shot_examples=1, max_kept_examples=0)
+    settings = tiny_config(tmp_path, prompt_template=str(TINY_TEMPLATE), num_few_shot_examples=1, max_kept_examples=0)
     seeds = usable_seeds(Seeds({text: None, "How much is 2 + 3?": None}, "q.txt"), tokenizer, 10_000, settings)
     sampler = ScriptedSampler(lambda prompt, index: "")
     source = SelfInstruction(settings, seeds.instructions, sampler, 10_000, control_tokens(tokenizer))
