@@ -115,6 +115,7 @@ def test_fsdp2_resumes_with_the_same_bits(tmp_path, lora):
     for name, checkpoint in (("whole", ""), ("resumed", str(tmp_path / "resumed" / "checkpoint-1"))):
         if checkpoint:
             shutil.copytree(tmp_path / "whole" / "checkpoint-1", checkpoint)
+            shutil.copytree(tmp_path / "whole" / "_ledger", tmp_path / "resumed" / "_ledger")
         result = launch("fsdp2", tmp_path / name, checkpoint, **settings)
         assert result.returncode == 0, result.stderr[-3000:]
         weights.append(load_file(tmp_path / name / "rank-1.safetensors"))

@@ -171,7 +171,7 @@ ITERATE = ["--iterations", "2", "--", "echo"]
         (train, [*TRAIN, "--use_peft", "--lora_dropout", "nan"], "lora_dropout is nan"),
         (train, [*TRAIN, "--model_name_or_path", "no_weights"], "has no weights"),
         (train, [*TRAIN, "--eval_data", "seeds.jsonl"], "has no column 'answer'"),
-        (train, [*TRAIN, "--resume_from_checkpoint", "nowhere"], "There is no complete checkpoint"),
+        (train, [*TRAIN, "--resume_from_checkpoint", "nowhere"], "There is no whole checkpoint of self-play in 'nowhere': there is no such folder"),
         # files of settings
         (train, ["--config", "", *TRAIN], "The settings in '.*' can't be read"),
         (train, ["--config", "list.yaml", *TRAIN], "'list.yaml' is no YAML mapping of settings"),

@@ -60,6 +60,8 @@ def find_damage(checkpoint: str | os.PathLike) -> str | None:
 
     Sizes are compared first: checksums read the whole checkpoint.
     """
+    if not Path(checkpoint).is_dir():
+        return "there is no such folder"
     if not is_complete(checkpoint):
         return f"{MANIFEST_FILE}, which is written last, is missing"
     try:
