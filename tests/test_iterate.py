@@ -112,7 +112,7 @@ def test_a_failing_iteration_ends_the_run_and_the_same_command_goes_on(stub, cap
 def test_a_dry_iteration_is_gone_on_from(stub, capfd):
     Path("behaviour").write_text("dry iteration-2")
     assert iterate(3, stub) == 0
-    assert "run/iteration-2 ended early" in capfd.readouterr().out
+    assert "run/iteration-2 ended with exit code 3 after its model was saved." in capfd.readouterr().out
     assert starts(3) == [["run/iteration-2", "44", None]]
 
 

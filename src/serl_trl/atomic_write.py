@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -27,7 +27,8 @@ def atomic_write(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise WriteError(f"{path} can't be written ({error}). {describe_disk(path.parent)}") from error
     finally:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):  # of a disk that can only be read now
+            unfinished.unlink(missing_ok=True)
     sync(path.parent)
 
 

@@ -40,6 +40,9 @@ def one_sentence() -> Iterator[None]:
     except (ImportError, OSError, ValueError, YAMLError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("Interrupted before it began.", file=sys.stderr)
+        sys.exit(130)
 
 
 def main() -> None:

@@ -13,11 +13,11 @@ import sys
 from pathlib import Path
 
 from .atomic_write import atomic_write
-from .cli import COMMANDS, DRY_EXIT_CODE, command_parser, one_sentence
+from .cli import COMMANDS, command_parser, one_sentence
 from .launch import make_launch_parser, read_mapping, recipe_arguments
 from .markdown import escaped
 from .output_dir import check_output_dir
-from .training.checkpoints import TRAINER_STATE_FILE, last_checkpoint
+from .training.checkpoints import ITERATION_VARIABLE, TRAINER_STATE_FILE, last_checkpoint
 
 
 def read_settings(command: list[str]) -> tuple[Path, int]:
@@ -87,7 +87,7 @@ def run_child(command: list[str]) -> tuple[int, int | None]:
         if child.poll() is None:
             os.killpg(child.pid, number)
 
-    child = subprocess.Popen(command, process_group=0)
+    child = subprocess.Popen(command, process_group=0, env=os.environ | {ITERATION_VARIABLE: "1"})
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
     before = {number: signal.signal(number, pass_on) for number in numbers}
     code = child.wait()
@@ -148,8 +148,8 @@ def iterate(iterations: int, command: list[str]) -> int:
         if signal_number is not None:
             print(f"\nInterrupted in {folder}. Run the same command again to go on.", file=sys.stderr)
             return 128 + signal_number
-        if code == DRY_EXIT_CODE and final_state(folder) is not None:
-            print(f"{folder} ended early, since it found no more instructions. The next goes on from its model.")
+        if code != 0 and final_state(folder) is not None:  # a dry batch, a failed merge or push
+            print(f"{folder} ended with exit code {code} after its model was saved. The next goes on from it.")
         elif code != 0:
             print(f"error: {folder} ended with exit code {code}. Run the same command to go on.", file=sys.stderr)
             return code

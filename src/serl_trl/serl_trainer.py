@@ -28,6 +28,7 @@ from .self_play.funnel import Funnel
 from .serl_config import SeRLConfig
 from .training import beginning, checks, resume
 from .training.advantages import kl_in_advantage, log_advantages, token_advantages
+from .training.checkpoints import last_checkpoint
 from .training.ending import GracefulEnd
 from .training.loader import make_loader
 from .training.same_run import describe_adapter, load_facts, run_facts
@@ -130,7 +131,7 @@ class SeRLTrainer(PublicPushMixin, GRPOTrainer):
         A signal ends it with a checkpoint, and then raises as [`GracefulEnd.watching`] says. A generation batch that
         can't be filled ends it as if it were complete, and is in `ending.dry`.
         """
-        if resume_from_checkpoint or self.loader.batch_index == 0:
+        if resume_from_checkpoint or self.loader.batch_index == 0 or last_checkpoint(self.args.output_dir):
             resume_from_checkpoint = beginning.begin_or_resume(self, resume_from_checkpoint)
         self.loader.totals = Funnel()  # of this call: `instructions_per_iteration` counts them
         # A second call starts at step 0 again: no rollouts and no engine weights of the first may be taken for fresh.

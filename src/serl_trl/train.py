@@ -61,7 +61,7 @@ def main(script_args, training_args, model_args):
         trainer.accelerator.print(f"error: {error}")
         sys.exit(DRY_EXIT_CODE)
     except WriteError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {' '.join([str(error), *getattr(error, '__notes__', [])])}")
 
     # Evaluate, where there is something to evaluate on
     if trainer.eval_dataset is not None and not evaluated_at(trainer.state.log_history, trainer.state.global_step):
@@ -71,8 +71,8 @@ def main(script_args, training_args, model_args):
     try:
         with naming_disk("The model", training_args.output_dir):
             trainer.save_model(training_args.output_dir, _internal_call=True)  # pushes nothing yet
-            trainer.save_state()
             trainer.create_model_card(command=shown_command(sys.argv), model_settings=changed_settings(model_args))
+            trainer.save_state()  # last: with it the run counts as finished
     except WriteError as error:
         sys.exit(f"error: {error}")
     if script_args.merge and trainer.accelerator.is_main_process:

@@ -69,7 +69,9 @@ def test_each_damaged_file_is_named_and_its_checkpoint_passed_over(run, damage, 
         shutil.rmtree(run / "checkpoint-4")
 
 
-@pytest.mark.parametrize("content", [None, "", "{", "[]", '{"files": 3}', '{"files": {"a": 1}}', "\0"])
+@pytest.mark.parametrize(
+    "content", [None, "", "{", "[]", '{"files": 3}', '{"files": {}}', '{"files": {"a": 1}}', "\0"]
+)
 def test_a_manifest_that_cannot_be_read_makes_no_checkpoint(run, content):
     manifest = run / "checkpoint-4" / MANIFEST_FILE
     manifest.unlink() if content is None else manifest.write_text(content)
@@ -80,8 +82,10 @@ def test_a_manifest_lists_sub_folders(tmp_path):
     # As FSDP writes them.
     (tmp_path / "checkpoint-1" / "optimizer_0").mkdir(parents=True)
     (tmp_path / "checkpoint-1" / "optimizer_0" / "__0_0.distcp").write_bytes(b"shard")
+    (tmp_path / "checkpoint-1" / "serl_state.json").write_text("{}")
+    (tmp_path / "checkpoint-1" / "trainer_state.json").write_text('{"global_step": 1}')
     write_manifest(tmp_path / "checkpoint-1")
-    assert list(read_manifest(tmp_path / "checkpoint-1")) == ["optimizer_0/__0_0.distcp"]
+    assert list(read_manifest(tmp_path / "checkpoint-1"))[0] == "optimizer_0/__0_0.distcp"
     assert find_damage(tmp_path / "checkpoint-1") is None
     flip(tmp_path / "checkpoint-1" / "optimizer_0" / "__0_0.distcp")
     assert "optimizer_0/__0_0.distcp has changed" in find_damage(tmp_path / "checkpoint-1")
@@ -97,6 +101,32 @@ def test_a_run_goes_on_from_the_last_whole_checkpoint_to_the_same_end(whole_run,
     aside = run / "_checkpoint-4-unfinished-1"
     assert f"goes on from {run}/checkpoint-2: checkpoint-4 is now {aside} (optimizer.pt has" in caplog.text
     assert aside.is_dir() and find_damage(run / "checkpoint-4") is None
+
+
+def test_a_copy_under_another_number_is_passed_over(run):
+    shutil.copytree(run / "checkpoint-2", run / "checkpoint-9")
+    assert find_damage(run / "checkpoint-9") == "it was saved at step 2, under another name"
+    assert resolve_checkpoint(True, tiny_config(run, **SAVING)) == str(run / "checkpoint-4")
+
+
+def test_a_prolonged_run_whose_model_was_not_saved_goes_on_to_that(run):
+    make_trainer(run, max_steps=4).save_state()  # of its first end
+    make_trainer(run, max_steps=6).train(resume_from_checkpoint=True)  # killed before its model was saved
+    resumed = make_trainer(run, max_steps=6)
+    assert resumed.train(resume_from_checkpoint=True).global_step == 6
+
+
+def test_a_run_without_its_ledger_is_refused_before_a_model_is_loaded(run):
+    shutil.rmtree(run / "_ledger")
+    with pytest.raises(ValueError, match="_ledger must hold the candidates 0 to"):
+        resolve_checkpoint(True, tiny_config(run, **SAVING))
+
+
+def test_a_trainer_does_not_train_a_second_run_over_its_checkpoints(tmp_path):
+    trainer = make_trainer(tmp_path, max_steps=2)
+    trainer.train()
+    with pytest.raises(ValueError, match="holds another run"):
+        trainer.train()
 
 
 def test_without_a_whole_checkpoint_nothing_is_begun_anew(run):

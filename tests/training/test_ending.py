@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from transformers import TrainerCallback
 
 from serl_trl import SeRLTrainer
 from serl_trl.self_play.loop import DryBatchError
+from serl_trl.training.checkpoints import last_checkpoint
 
 
 # As in test_resume.py a cycle of 4 optimizer steps, but no checkpoint unless the run ends.
@@ -147,7 +149,44 @@ def test_without_checkpoints_it_says_so(tmp_path):
     trainer = Faulty(str(TINY_MODEL), config, tiny_seeds(), place="loss", count=4, happens=fail)
     with pytest.raises(RuntimeError) as error:
         trainer.train()
-    assert error.value.__notes__ == ["The run is at step 3, and it has no checkpoint, since save_strategy is 'no'."]
+    assert error.value.__notes__ == [
+        "The run is at step 3, and it has no checkpoint to go on from, since save_strategy is 'no'."
+    ]
+
+
+def stop(args, state, control):
+    control.should_training_stop = True
+
+
+BEST = {"eval_strategy": "steps", "eval_steps": 2, "metric_for_best_model": "pass@1"}
+
+
+@pytest.mark.parametrize(
+    ("settings", "happens"),
+    [
+        (
+            {"save_strategy": "best", **BEST, "eval_steps": 1},
+            sent(signal.SIGTERM),
+        ),  # the evaluation of that step decides
+        # Trainer keeps the best one alone at its end.
+        ({"load_best_model_at_end": True, "save_total_limit": 1, "save_steps": 2, **BEST}, sent(signal.SIGTERM)),
+        ({"save_strategy": "epoch"}, sent(signal.SIGTERM)),
+        ({}, stop),  # a callback's time limit or early stopping
+    ],
+)
+def test_every_end_leaves_a_checkpoint_of_the_last_step(tmp_path, settings, happens):
+    class AtStep7(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 7:
+                happens(args, state, control) if happens is stop else happens()
+
+    labelled = [{"instruction": "what is 2 plus 3 ?", "answer": "5"}]
+    trainer = SeRLTrainer(
+        str(TINY_MODEL), tiny_config(tmp_path, **SCHEDULE | settings), tiny_seeds(), labelled, callbacks=[AtStep7()]
+    )
+    with nullcontext() if happens is stop else pytest.raises(SystemExit):
+        trainer.train()
+    assert last_checkpoint(tmp_path) == str(tmp_path / "checkpoint-7")
 
 
 class Agreeing(SameCompletions):

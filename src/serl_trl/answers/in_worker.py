@@ -24,6 +24,8 @@ def load_format(answer_format: str, parser: bytes, path: list[str]) -> None:
 def read_answer(text: str, is_true: bool, answer_format: str) -> tuple[str, bool] | None:
     """Return the answer's text, and whether there is more of it to compare."""
     answer = _answer(text, is_true, answer_format)
+    if answer is not None and not isinstance(answer.text, str):
+        raise ValueError(f"The text of an Answer is {answer.text!r}. Make it a str.")
     return None if answer is None else (answer.text, bool(answer.expressions))
 
 

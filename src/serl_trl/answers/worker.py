@@ -93,6 +93,7 @@ def _running_nursery() -> Connection:
             [sys.executable, "-P", "-m", f"{__package__}.nursery", str(theirs.fileno())],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
+            stderr=None if sys.stderr else subprocess.DEVNULL,  # a daemon has none
             env=os.environ | {"PYTHONPATH": os.pathsep.join(map(str, sys.path))},
             pass_fds=[theirs.fileno()],
             start_new_session=True,  # Ctrl-C in the terminal is the trainer's

@@ -8,7 +8,7 @@ from pathlib import Path
 from accelerate.utils import broadcast_object_list
 from transformers import TrainerState
 
-from ..self_play.ledger import LEDGER_FOLDER
+from ..self_play.ledger import LEDGER_FOLDER, Ledger
 from .checkpoints import (
     STATE_FILE,
     TRAINER_STATE_FILE,
@@ -66,6 +66,8 @@ def begin_or_resume(trainer, resume_from_checkpoint: str | bool | None) -> str |
         if checkpoint is None and resume_from_checkpoint:
             logger.warning(f"There is no checkpoint in {trainer.args.output_dir} to go on from: the run begins.")
         _clear_the_way(Path(trainer.args.output_dir), checkpoint)
+        if checkpoint is not None:  # an earlier end of the run is not its end
+            (Path(trainer.args.output_dir) / TRAINER_STATE_FILE).unlink(missing_ok=True)
         if checkpoint is not None and (changes := describe_changes(checkpoint, trainer.run_facts)):
             logger.warning(changes)
     trainer.accelerator.wait_for_everyone()
@@ -84,7 +86,11 @@ def _find_checkpoint(resume_from_checkpoint: str | bool | None, args) -> str | N
         _check_free(args.output_dir, last)
         return None
     step = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_FILE)).global_step
-    counts = load_loader_state(checkpoint)["totals"]["counts"]
+    state = load_loader_state(checkpoint)
+    counts = state["totals"]["counts"]
+    Ledger(Path(checkpoint).parent).admitted(
+        state["batch_index"], state["source"]["next_id"]
+    )  # raises unless it is whole
     # Without the state at its end, the run was killed before it saved its model: it goes on to that.
     if (step >= args.max_steps or is_over(args, counts)) and (Path(args.output_dir) / TRAINER_STATE_FILE).is_file():
         raise ValueError(
@@ -160,7 +166,7 @@ def _clear_the_way(output_dir: Path, checkpoint: str | None) -> None:
         if is_complete(path) or (path / TRAINER_STATE_FILE).is_file():
             moves.append(f"{path.name} is now {_set_aside(path)}" + (f" ({damage})" if damage else ""))
         elif (path / STATE_FILE).is_file():  # else it is none of this trainer's
-            shutil.rmtree(path)
+            shutil.rmtree(path) if not path.is_symlink() else path.unlink()
             moves.append(f"{path.name} is removed (its save was cut off)")
     if checkpoint is None and (output_dir / LEDGER_FOLDER).exists():
         moves.append(f"the ledger is now {_set_aside(output_dir / LEDGER_FOLDER)}")

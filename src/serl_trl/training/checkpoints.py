@@ -14,6 +14,7 @@ from ..atomic_write import atomic_write, sync
 STATE_FILE = "serl_state.json"
 TRAINER_STATE_FILE = "trainer_state.json"  # Trainer's; at the top of a run's folder, the run is finished
 MANIFEST_FILE = "serl_manifest.json"
+ITERATION_VARIABLE = "SERL_ITERATION"  # set in the environment of a training that `serl-trl iterate` started
 
 
 def is_complete(checkpoint: str | os.PathLike) -> bool:
@@ -24,7 +25,7 @@ def is_complete(checkpoint: str | os.PathLike) -> bool:
 def checkpoint_step(checkpoint: Path) -> int:
     """Return the step at which a checkpoint was saved, by its name; -1 if it has another."""
     number = checkpoint.name.removeprefix("checkpoint-")
-    return int(number) if number.isdigit() else -1
+    return int(number) if number.isdecimal() else -1
 
 
 def list_checkpoints(output_dir: str | os.PathLike) -> list[Path]:
@@ -68,6 +69,8 @@ def find_damage(checkpoint: str | os.PathLike) -> str | None:
         files = [(name, saved["bytes"], saved["xxh3"]) for name, saved in read_manifest(checkpoint).items()]
     except (ValueError, KeyError, TypeError, AttributeError):
         return f"{MANIFEST_FILE} can't be read"
+    for name in {STATE_FILE, TRAINER_STATE_FILE} - {name for name, _, _ in files}:
+        return f"{MANIFEST_FILE} does not list {name}"
     for name, size, _ in files:
         path = Path(checkpoint) / name
         if not path.is_file():
@@ -77,6 +80,9 @@ def find_damage(checkpoint: str | os.PathLike) -> str | None:
     for name, _, checksum in files:
         if _checksum(Path(checkpoint) / name) != checksum:
             return f"{name} has changed since it was saved"
+    step = json.loads((Path(checkpoint) / TRAINER_STATE_FILE).read_text(encoding="utf-8"))["global_step"]
+    if checkpoint_step(Path(checkpoint)) not in (-1, step):
+        return f"it was saved at step {step}, under another name"
     return None
 
 

@@ -17,7 +17,7 @@ from transformers import TrainerCallback
 from ..atomic_write import WriteError
 from ..engine.sampler import EngineError
 from ..self_play.loop import DryBatchError
-from .checkpoints import is_complete, last_checkpoint
+from .checkpoints import ITERATION_VARIABLE, is_complete, last_checkpoint
 from .schedule import between_batches, is_finished
 
 
@@ -80,7 +80,8 @@ class GracefulEnd(TrainerCallback):
     def __init__(self, trainer):
         self.trainer = trainer
         # A launcher that is killed does not pass the signal on: its process then has another parent.
-        self.launcher = os.getppid() if "ACCELERATE_MIXED_PRECISION" in os.environ else None
+        launched = {"ACCELERATE_MIXED_PRECISION", ITERATION_VARIABLE} & os.environ.keys()
+        self.launcher = os.getppid() if launched else None
         self.reset()
 
     def reset(self) -> None:
@@ -99,7 +100,6 @@ class GracefulEnd(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if is_finished(self.trainer) or self.signal_of_any():
             control.should_training_stop = True
-            control.should_save = args.save_strategy != "no"
 
     @property
     def boundary(self) -> Boundary:
@@ -145,10 +145,15 @@ class GracefulEnd(TrainerCallback):
             self.received = number
             name = signal.Signals(number).name
             text = f"\n{name}: training ends after this step or round, with a checkpoint. Once more ends it at once.\n"
-            os.write(2, text.encode())  # not print, which the signal may have come in the middle of
+            try:
+                os.write(2, text.encode())  # not print, which the signal may have come in the middle of
+            except OSError:  # the terminal is gone: what is printed from here on goes nowhere
+                for descriptor in (1, 2):
+                    os.dup2(os.open(os.devnull, os.O_WRONLY), descriptor)
 
         for number in handlers:
             signal.signal(number, take)
+        save_total_limit = self.trainer.args.save_total_limit
         try:
             yield
         except KeyboardInterrupt:  # the second signal
@@ -156,6 +161,7 @@ class GracefulEnd(TrainerCallback):
             raise
         finally:
             give_back()
+            self.trainer.args.save_total_limit = save_total_limit
         if self.agreed is not None:
             name = signal.Signals(self.agreed).name
             self.trainer.accelerator.print(f"\nEnded by {name}. {self.where()}")
@@ -165,7 +171,7 @@ class GracefulEnd(TrainerCallback):
 
     @contextmanager
     def saving(self, model, trial) -> Iterator[None]:
-        """Write a checkpoint if the block ends in the middle of a step; go on to the end of training if all agree on it.
+        """Write a checkpoint when the block ends, in the middle of a step too; go on to the end of training if all agree.
 
         Raises:
             DryBatchError: if the first batch is dry: nothing was trained.
@@ -173,6 +179,7 @@ class GracefulEnd(TrainerCallback):
         trainer = self.trainer
         try:
             yield
+            self.save(model, trial)
         except (DryBatchError, SignalReceived) as end:
             if isinstance(end, DryBatchError):
                 if trainer.state.global_step == 0:
@@ -191,12 +198,15 @@ class GracefulEnd(TrainerCallback):
                     error.add_note(f"No checkpoint could be written: {type(another).__name__}: {another}")
             error.add_note(self.where())
             raise
+        if self.dry or self.agreed:
+            trainer.args.save_total_limit = None  # at its end, Trainer may keep the best checkpoint alone
 
     def save(self, model, trial) -> None:
         """Write a checkpoint of the last boundary, unless there is one or nothing was trained."""
         trainer, args = self.trainer, self.trainer.args
         folder = os.path.join(args.output_dir, f"checkpoint-{trainer.state.global_step}")
-        if args.save_strategy != "no" and trainer.state.global_step > 0 and not is_complete(folder):
+        is_saved = is_complete(folder) or (args.save_only_model and os.path.isdir(folder))
+        if args.save_strategy != "no" and trainer.state.global_step > 0 and not is_saved:
             trainer._save_checkpoint(model, trial)
             trainer.control = trainer.callback_handler.on_save(args, trainer.state, trainer.control)
 
@@ -216,5 +226,9 @@ class GracefulEnd(TrainerCallback):
         step, args = self.trainer.state.global_step, self.trainer.args
         if checkpoint := last_checkpoint(args.output_dir):
             return f"The run is at step {step}, and its last checkpoint is {checkpoint}. {GO_ON}"
-        reason = "save_strategy is 'no'" if args.save_strategy == "no" else "no step was finished"
-        return f"The run is at step {step}, and it has no checkpoint, since {reason}."
+        reason = "none was saved yet"
+        if args.save_strategy == "no":
+            reason = "save_strategy is 'no'"
+        elif args.save_only_model:
+            reason = "save_only_model is True"
+        return f"The run is at step {step}, and it has no checkpoint to go on from, since {reason}."
