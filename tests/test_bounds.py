@@ -2,6 +2,7 @@
 
 from math import inf, nan
 
+import numpy as np
 import pytest
 from conftest import TINY_SETTINGS, tiny_config
 
@@ -139,6 +140,11 @@ def test_a_setting_that_can_not_be_used_is_named(tmp_path, name, value):
         {"vllm_importance_sampling_clip_max": None, "vllm_importance_sampling_clip_min": 0.5},
         {"lr_scheduler_kwargs": '{"min_lr_rate": 0.2}', "lr_scheduler_type": "cosine_with_min_lr"},
         {"chat_template_kwargs": {"enable_thinking": False}},
+        {"entropy_coef": -0.01},  # less entropy
+        {"save_total_limit": 0, "num_completions_to_print": 0},  # all of them
+        {"top_k": -1},  # vLLM's way to say that it is off
+        {"beta": np.float32(0.1), "max_steps": np.int64(3), "use_cpu": np.bool_(True)},
+        {"lr_scheduler_type": "reduce_lr_on_plateau", "eval_strategy": "steps", "eval_steps": 1},  # of pass@1
     ],
 )
 def test_what_trl_allows_is_allowed(tmp_path, changes):

@@ -24,6 +24,7 @@ def test_every_kind_of_source_gives_the_same_seeds(tmp_path):
         write(tmp_path / "bom.jsonl", "\n".join(map(json.dumps, ROWS)), "utf-8-sig"),
         write(tmp_path / "seeds.json", json.dumps(ROWS)),
         write(tmp_path / "seeds.CSV", csv),
+        write(tmp_path / "semicolons.csv", csv.replace(",", ";")),  # Excel's, where numbers have a comma
         str(tmp_path / "seeds.parquet"),
         tmp_path / "seeds.json",
         Dataset.from_list(ROWS),

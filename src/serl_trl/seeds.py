@@ -214,7 +214,12 @@ def _as_row(value, path: Path, number: int) -> dict:
 def _read_csv(path: Path) -> list[dict]:
     rows = []
     with path.open(encoding="utf-8-sig", newline="") as stream:
-        reader = csv.DictReader(stream, strict=True)  # else an open quote takes in the rows up to the next one
+        header = stream.readline()
+        stream.seek(0)
+        separator = next((mark for mark in ",;\t" if mark in header), ",")  # Excel's, where numbers have a comma
+        reader = csv.DictReader(
+            stream, strict=True, delimiter=separator
+        )  # else an open quote takes in the rows up to the next one
         line = 1
         try:
             line += bool(reader.fieldnames)

@@ -106,8 +106,11 @@ class SeRLConfig(SelfPlaySettings, GRPOConfig):
         self._resolve_estimator()
         if self.lr_scheduler_type == "cosine_with_min_lr" and self.lr_scheduler_kwargs is None:
             self.lr_scheduler_kwargs = {"min_lr_rate": 0.1}
-        if self.load_best_model_at_end and self.metric_for_best_model is None:
+        follows_metric = self.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy")
+        if (self.load_best_model_at_end or follows_metric) and self.metric_for_best_model is None:
             self.metric_for_best_model = "pass@1"  # Trainer's default is the loss, which no evaluation here has
+        if follows_metric and self.lr_scheduler_kwargs is None:
+            self.lr_scheduler_kwargs = {"mode": "max"}  # of accuracy
         # An evaluation samples all prompts at once; TRL only asks that this is a multiple of a group.
         self.per_device_eval_batch_size = self.num_generations_eval or self.num_generations
         GRPOConfig.__post_init__(self)
@@ -204,7 +207,8 @@ class SeRLConfig(SelfPlaySettings, GRPOConfig):
         self.max_steps = math.ceil(batches / self.gradient_accumulation_steps)
 
     def _check_rollouts(self):
-        filters = {"top_p": (self.top_p, 1.0), "top_k": (self.top_k, 0), "min_p": (self.min_p or 0.0, 0.0)}
+        top_k = 0 if self.top_k in (None, -1) else self.top_k  # vLLM's way to say that it is off
+        filters = {"top_p": (self.top_p, 1.0), "top_k": (top_k, 0), "min_p": (self.min_p or 0.0, 0.0)}
         filters["repetition_penalty"] = (self.repetition_penalty, 1.0)
         for name, (value, neutral) in filters.items():
             if value != neutral:

@@ -31,7 +31,7 @@ from .training.advantages import kl_in_advantage, log_advantages, token_advantag
 from .training.checkpoints import last_checkpoint
 from .training.ending import GracefulEnd
 from .training.loader import make_loader
-from .training.same_run import describe_adapter, load_facts, run_facts
+from .training.same_run import load_facts, run_facts, trained_parts
 from .training.saving import whole_checkpoint
 from .training.schedule import follow_learning_rate, follow_progress, is_finished, placeholder_rows
 
@@ -119,7 +119,7 @@ class SeRLTrainer(PublicPushMixin, GRPOTrainer):
                 quantization_config=quantization_config,
                 peft_config=peft_config,
             )
-        self.run_facts["run"]["adapter"] = describe_adapter(self.model)
+        self.run_facts["run"] |= trained_parts(self)
         prepare_vllm(self)
         self.loader = make_loader(self)
         self.ending = GracefulEnd(self)

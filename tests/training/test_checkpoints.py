@@ -103,6 +103,11 @@ def test_a_run_goes_on_from_the_last_whole_checkpoint_to_the_same_end(whole_run,
     assert aside.is_dir() and find_damage(run / "checkpoint-4") is None
 
 
+def test_a_run_of_models_alone_is_not_begun_anew_when_it_is_to_go_on(run):
+    with pytest.raises(ValueError, match="save_only_model is True: its checkpoints are models alone"):
+        resolve_checkpoint(True, tiny_config(run, **SAVING, save_only_model=True))
+
+
 def test_a_copy_under_another_number_is_passed_over(run):
     shutil.copytree(run / "checkpoint-2", run / "checkpoint-9")
     assert find_damage(run / "checkpoint-9") == "it was saved at step 2, under another name"
@@ -195,15 +200,15 @@ def other_model(folder: Path, **changes) -> str:
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"seeds": tiny_seeds(49)}, r"seeds was 50 texts \(\w+\) and is 49 texts"),
+        ({"seeds": tiny_seeds(49)}, r"seeds was 50 texts .* and is 49 texts"),
         ({"seeds": tiny_seeds().shuffle(seed=1)}, "seeds was 50 texts"),  # the draws go by their order
-        ({"model": {}}, "model was tiny_model .* and is another"),  # the reference would be another
+        ({"model": {}}, "model was weights .* and is weights"),  # the reference would be another
         ({"model": {"num_hidden_layers": 1}}, "num_hidden_layers 2, .* and is .*num_hidden_layers 1"),
         ({"peft_config": LoraConfig(r=4, task_type="CAUSAL_LM")}, "adapter was none and is r 4"),
         ({"prompt_template": "another"}, "prompt_template was one with the content"),
         ({"answer_format": "choice"}, "answer_format was math and is choice"),
         ({"instruction_source": "seeds"}, "instruction_source was self_instruction and is seeds"),
-        ({"optim": "sgd"}, "optim was adamw_torch_fused and is sgd"),
+        ({"optim": "sgd"}, "optim was adamw_torch and is sgd"),
     ],
 )
 def test_another_run_does_not_go_on_from_a_checkpoint(run, tmp_path, changes, said):
@@ -219,10 +224,13 @@ def test_another_run_does_not_go_on_from_a_checkpoint(run, tmp_path, changes, sa
         trainer.train(resume_from_checkpoint=True)
 
 
-def test_a_run_with_its_template_and_seeds_elsewhere_is_the_same(run, tmp_path, caplog):
+def test_a_run_with_its_model_template_and_seeds_elsewhere_is_the_same(run, tmp_path, caplog):
     shutil.copy(TINY_TEMPLATE, tmp_path / "moved.yaml")
-    seeds = tiny_seeds()["instruction"]
-    make_trainer(run, list(seeds), prompt_template=str(tmp_path / "moved.yaml")).train(resume_from_checkpoint=True)
+    shutil.copytree(TINY_MODEL, tmp_path / "moved")
+    seeds, template = tiny_seeds()["instruction"], str(tmp_path / "moved.yaml")
+    make_trainer(run, list(seeds), str(tmp_path / "moved"), prompt_template=template).train(
+        resume_from_checkpoint=True
+    )
     assert "other settings" not in caplog.text
 
 
@@ -244,6 +252,13 @@ def test_what_may_change_on_the_way_is_said(run, caplog, changes, said):
         make_trainer(run, **changes).train(resume_from_checkpoint=True)
     warnings = [record.message for record in caplog.records if "was saved with other settings" in record.message]
     assert len(warnings) == 1 and said.replace(" .", " (") in warnings[0]
+
+
+def test_a_learning_rate_of_0_can_be_gone_on_from(run, tmp_path):
+    make_trainer(tmp_path / "zero", learning_rate=0.0, max_steps=2).train()
+    trainer = make_trainer(tmp_path / "zero", learning_rate=1e-3, max_steps=4)
+    trainer.train(resume_from_checkpoint=True)
+    assert trainer.optimizer.param_groups[0]["initial_lr"] == 1e-3
 
 
 def test_another_learning_rate_holds_from_the_next_step_on(run):

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from .models import read_config
 
 
-_ADAPTER_SETTINGS = (
+ADAPTER_SETTINGS = (
     "r lora_alpha lora_dropout use_rslora use_dora target_modules target_parameters modules_to_save".split()
 )
 
@@ -142,7 +142,7 @@ def load_trainable(folder: str, peft_config, quantization_config, args) -> nn.Mo
     from peft import AutoPeftModelForCausalLM, PeftConfig
 
     saved = PeftConfig.from_pretrained(folder)
-    for name in _ADAPTER_SETTINGS if peft_config is not None else ():
+    for name in ADAPTER_SETTINGS if peft_config is not None else ():
         given, found = getattr(peft_config, name, None), getattr(saved, name, None)
         # PEFT resolves both on the model, and saves what they stand for.
         if given != found and not (name == "target_modules" and given in (None, "all-linear")):

@@ -66,9 +66,13 @@ def check_model(model: str, config: PretrainedConfig) -> None:
         raise ValueError(f"The model {model!r} is a {architecture}, which is no causal language model. Use one.")
     if not Path(model).is_dir():
         return
-    files = [*Path(model).glob("*.safetensors")] or [*Path(model).glob("pytorch_model*.bin")]
+    files = [*Path(model).glob("model*.safetensors")] or [*Path(model).glob("pytorch_model*.bin")]
     if not files:
         raise ValueError(f"The model folder {model!r} has no weights, e.g. model.safetensors. Name one that has.")
+    for index in Path(model).glob("model*.safetensors.index.json"):
+        for name in sorted({*json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()}):
+            if not (Path(model) / name).is_file():
+                raise ValueError(f"The model folder {model!r} has no {name}, which its index names. Fetch it again.")
     for path in files:
         try:
             if path.suffix == ".safetensors":
@@ -141,11 +145,12 @@ def context_length(config: PretrainedConfig, args) -> int:
 def control_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """Return the texts that could open or end a turn, such as `<|im_end|>`.
 
-    These are all special tokens, and whatever stands in brackets, such as `<think>` or `[INST]`, among the other added
+    These are all special tokens but single characters, and whatever stands in brackets, such as `<think>` or `[INST]`, among the other added
     tokens or in the text that the chat template puts around contents.
     """
     added = tokenizer.added_tokens_decoder.values()
-    special = {*(token.content for token in added if token.special), *tokenizer.all_special_tokens} - {""}
+    special = {*(token.content for token in added if token.special), *tokenizer.all_special_tokens}
+    special = {token for token in special if len(token) > 1}  # a pad token may be "!"
     texts = [*(token.content for token in added), _template_text(tokenizer)]
     return sorted(special.union(*map(_MARKER.findall, texts)))
 

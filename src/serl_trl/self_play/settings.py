@@ -8,6 +8,8 @@ from numbers import Integral, Real
 from types import NoneType
 from typing import get_args, get_type_hints
 
+import numpy as np
+
 from ..answers.judging import MAX_VOTE_SECONDS
 from ..answers.reading import PARSERS
 from .difficulty import reachable_pass_rates
@@ -33,9 +35,15 @@ def number_settings(settings) -> dict[str, set[type]]:
 
 
 def check_numbers(settings) -> None:
-    """Raise `ValueError` for the first number of a dataclass that is none: text, a list or nothing, as YAML may give."""
+    """Raise `ValueError` for the first number of a dataclass that is none: text, a list or nothing, as YAML may give.
+
+    NumPy's numbers become Python's, which JSON takes.
+    """
     for name, types in number_settings(settings).items():
         value = getattr(settings, name)
+        if isinstance(value, np.generic):
+            value = value.item()
+            setattr(settings, name, value)
         kind, taken = next(_KINDS[known] for known in _KINDS if known in types)
         fits = bool in types if isinstance(value, bool) else isinstance(value, taken)
         if not fits and not (value is None and NoneType in types):

@@ -7,6 +7,8 @@ import torch
 from transformers import GenerationConfig, Trainer, get_scheduler
 from transformers.integrations import get_reporting_integration_callbacks
 
+from ..rewards import accuracy_reward
+
 
 # What TRL calls a reward function with, by name: the columns of our rows, and its own.
 _REWARD_ARGUMENTS = "prompts completions completion_ids vote_reward trainer_state log_extra log_metric".split()
@@ -25,7 +27,8 @@ def check_rewards(reward_funcs: Callable | str | list | None, reward_weights: li
 
 def _check_reward_function(function: Callable) -> None:
     signature, name = inspect.signature(function), getattr(function, "__name__", repr(function))
-    if "answer" in signature.parameters:
+    answer = signature.parameters.get("answer")
+    if answer is not None and (answer.default is answer.empty or function is accuracy_reward):
         raise ValueError(
             f"The reward function {name} asks for `answer`, and columns of the seeds reach no reward "
             "function. To train on true answers leave reward_funcs out, and set instruction_source to 'seeds' and "

@@ -76,6 +76,11 @@ def begin_or_resume(trainer, resume_from_checkpoint: str | bool | None) -> str |
 
 def _find_checkpoint(resume_from_checkpoint: str | bool | None, args) -> str | None:
     is_asked_for = bool(resume_from_checkpoint)
+    if is_asked_for and args.save_only_model:
+        raise ValueError(
+            "save_only_model is True: its checkpoints are models alone, and no run goes on from one. Set "
+            "model_name_or_path to one for a new run in another output_dir, or save_only_model to False."
+        )
     last = last_checkpoint(args.output_dir)
     if is_asked_for and str(resume_from_checkpoint).lower() != "true":
         checkpoint = str(resume_from_checkpoint)

@@ -87,6 +87,12 @@ def check_chat_template(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
         raise ValueError(
             f"The tokenizer of {name} has no chat template. Use an instruct model, or set tokenizer.chat_template."
         )
+    try:
+        tokenize_prompts(tokenizer, [[{"role": "user", "content": "How much is 2 + 3?"}]])
+    except (TemplateError, ValueError) as error:
+        raise ValueError(
+            f"The chat template of {name} can't format a conversation of text: {error}. Set another."
+        ) from error
 
 
 def usable_seeds(seeds: Seeds, tokenizer: PreTrainedTokenizerBase, max_tokens: int, args) -> Seeds:

@@ -6,9 +6,11 @@ import os
 from dataclasses import asdict
 from pathlib import Path
 
+import xxhash
 from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from ..atomic_write import atomic_write
+from ..engine.adapters import ADAPTER_SETTINGS
 from ..hub.run_record import changed_settings
 from ..seeds import Seeds
 from ..self_play.prompt import load_template
@@ -17,12 +19,13 @@ from ..self_play.prompt import load_template
 FACTS_FILE = "serl_run.json"
 
 # Others are another run's: what was learnt and written with them would be mixed with what comes.
-_OF_THE_RUN = ("instruction_source", "label_source", "answer_format", "optim")
+_OF_THE_RUN = ("instruction_source", "label_source", "answer_format")
 # What becomes of a setting that does not simply hold from here on.
 _CONSEQUENCES = {
     "processes": "buffered rollouts are dropped, and random numbers are others",
     "num_generations": "surplus and buffered rollouts are dropped",
     "seed": "draws from here on are by the new one",
+    **dict.fromkeys(("lr_scheduler_type", "max_steps", "warmup_steps"), "the learning rate follows a step later"),
     **dict.fromkeys(
         ("adam_beta1", "adam_beta2", "adam_epsilon", "weight_decay"), "the optimizer keeps what it was saved with"
     ),
@@ -42,25 +45,29 @@ def run_facts(args, seeds: Seeds, config: PretrainedConfig, tokenizer: PreTraine
         `dict`: `run`, what names the run, and `settings`, what may be changed on the way.
     """
     name, text = config.name_or_path, config.get_text_config()
-    name = Path(name).resolve().name if os.path.isdir(name) else name
+    name = f"weights {_weights_hash(Path(name))}" if os.path.isdir(name) else name
     prompts = [asdict(load_template(args.prompt_template)), tokenizer.chat_template, args.chat_template_kwargs]
-    answered = args.label_source == "true_answer"
+    texts = list(seeds.true_answers.items()) if args.label_source == "true_answer" else seeds.instructions
     run = {
         "model": f"{name} ({config.model_type}, {_listed(text, 'hidden_size', 'num_hidden_layers', 'vocab_size')})",
         "tokenizer": f"one of {len(tokenizer)} tokens ({_hash(sorted(tokenizer.get_vocab().items()))})",
-        "seeds": f"{len(seeds.instructions)} texts ({_hash(seeds.true_answers if answered else seeds.instructions)})",
+        "seeds": f"{len(texts)} texts ({_hash(sorted(texts))}) in the order {_hash(texts)}",
         "prompt_template": f"one with the content {_hash(prompts)}",
         **{name: getattr(args, name) for name in _OF_THE_RUN},
+        "optim": args.optim.removesuffix("_fused"),
     }
     settings = {key: value for key, value in changed_settings(args).items() if key not in run}
     settings |= {"processes": args.world_size, "learning_rate": args.learning_rate}
     return json.loads(json.dumps({"run": run, "settings": settings}))  # enumerations become their texts
 
 
-def describe_adapter(model) -> str:
-    """Say which kind of adapter of a model is trained."""
-    adapter = getattr(model, "peft_config", {}).get("default")
-    return _listed(adapter, "r", "lora_alpha", "target_modules", "modules_to_save") if adapter else "none"
+def trained_parts(trainer) -> dict[str, str]:
+    """Say which kind of adapter is trained, and by which optimizer if it was handed over."""
+    adapter = getattr(trainer.model, "peft_config", {}).get("default")
+    return {
+        "adapter": _listed(adapter, *ADAPTER_SETTINGS) if adapter else "none",
+        "optimizer": type(trainer.optimizer).__name__ if trainer.optimizer else "that of optim",
+    }
 
 
 def save_facts(checkpoint: str | os.PathLike, facts: dict) -> None:
@@ -106,6 +113,17 @@ def describe_changes(checkpoint: str | os.PathLike, facts: dict) -> str | None:
 def _listed(config, *names: str) -> str:
     values = {name: getattr(config, name, None) for name in names}
     return ", ".join(f"{name} {sorted(value) if isinstance(value, set) else value}" for name, value in values.items())
+
+
+def _weights_hash(folder: Path) -> str:
+    """Return a hash of the weights in a folder: of each file's size, first and last megabyte."""
+    digest = xxhash.xxh3_128()
+    for path in sorted([*folder.glob("model*.safetensors"), *folder.glob("pytorch_model*.bin")]):
+        with path.open("rb") as file:
+            digest.update(f"{path.stat().st_size} ".encode() + file.read(2**20))
+            file.seek(-min(2**20, path.stat().st_size), os.SEEK_END)
+            digest.update(file.read())
+    return digest.hexdigest()[:12]
 
 
 def _hash(content) -> str:

@@ -51,8 +51,14 @@ def follow_progress(scheduler: LRScheduler, num_training_steps: int, trainer) ->
 
 def follow_learning_rate(trainer, saved: float) -> None:
     """Let the learning rate of the settings hold, where optimizer and schedule were loaded with the `saved` one."""
-    ratio = trainer.args.learning_rate / saved
+    rate, scheduler = trainer.args.learning_rate, trainer.lr_scheduler
+    if rate == saved:
+        return
+
+    def scaled(value: float) -> float:
+        return value * rate / saved if saved else rate
+
     for group in trainer.optimizer.param_groups:
-        group |= {name: group[name] * ratio for name in {"lr", "initial_lr"} & group.keys()}
-    if hasattr(trainer.lr_scheduler, "base_lrs"):
-        trainer.lr_scheduler.base_lrs = [rate * ratio for rate in trainer.lr_scheduler.base_lrs]
+        group |= {name: scaled(group[name]) for name in {"lr", "initial_lr"} & group.keys()}
+    for name in {"base_lrs", "_last_lr"} & vars(scheduler).keys():  # the second is what is logged
+        setattr(scheduler, name, [scaled(value) for value in getattr(scheduler, name)])
