@@ -31,6 +31,7 @@ def main() -> None:
     from serl_trl.train import run
 
     arguments = ["--config", str(ROOT / "recipes" / "demo.yaml"), "--model_name_or_path", str(model)]
+    arguments += ["--save_strategy", "no"]  # a checkpoint of it has 1.6 GB
     arguments += ["--seeds", str(ROOT / "src" / "serl_trl" / "data" / "arithmetic.jsonl")]
     run([*arguments, "--output_dir", os.path.relpath(free_folder())])
 

@@ -8,77 +8,34 @@ from transformers.training_args import OptimizerNames, trainer_log_levels
 from .self_play.settings import LARGEST
 
 
-_ABOVE_ZERO = (1e-6, LARGEST)
-_BELOW_ONE = 1 - 1e-9
-_COUNT = (1, inf)
-_SHARE = (0.0, 1.0)
-_WEIGHT = (0.0, LARGEST)
-
-# Lowest and highest value, both inclusive. `LARGEST` leaves infinity out; where a bound is infinite, it means "no limit".
-BOUNDS = {
-    # Trainer
-    "adam_beta1": (0.0, _BELOW_ONE),
-    "adam_beta2": (0.0, _BELOW_ONE),
-    "adam_epsilon": _WEIGHT,
-    "dataloader_num_workers": (0, inf),
-    "dataloader_prefetch_factor": _COUNT,
-    "ddp_bucket_cap_mb": _COUNT,
-    "ddp_timeout": _COUNT,
-    "eval_accumulation_steps": _COUNT,
-    "eval_delay": _WEIGHT,
-    "eval_steps": _WEIGHT,
-    "gradient_accumulation_steps": _COUNT,
-    "label_smoothing_factor": _SHARE,
-    "learning_rate": _WEIGHT,
-    "logging_steps": _WEIGHT,
-    "max_grad_norm": (0.0, inf),
-    "max_steps": (-1, 10**6),  # a placeholder row for each group
-    "neftune_noise_alpha": _WEIGHT,
-    "per_device_train_batch_size": _COUNT,
-    "save_steps": _WEIGHT,
-    "save_total_limit": (0, inf),
-    "torch_empty_cache_steps": _COUNT,
-    "warmup_steps": _WEIGHT,
-    "weight_decay": _WEIGHT,
-    # GRPO and self-play
-    "beta": _WEIGHT,
-    "delta": (0.0, inf),
-    "entropy_coef": (-LARGEST, LARGEST),
-    "entropy_coef_delta": _WEIGHT,
-    "entropy_coef_max": _WEIGHT,
-    "entropy_coef_min": (-LARGEST, LARGEST),
-    "entropy_target": _WEIGHT,
-    "epsilon": (0.0, inf),
-    "epsilon_high": (0.0, inf),
-    "instructions_per_iteration": _COUNT,
-    "num_completions_to_print": (0, inf),
-    "num_generations": (2, inf),
-    "num_generations_eval": _COUNT,
-    "num_iterations": _COUNT,
-    "off_policy_mask_threshold": (0.0, inf),
-    "ref_model_mixup_alpha": _SHARE,
-    "ref_model_sync_steps": _COUNT,
-    "router_aux_loss_coef": _WEIGHT,
-    "sapo_temperature_neg": _ABOVE_ZERO,
-    "sapo_temperature_pos": _ABOVE_ZERO,
-    "steps_per_generation": _COUNT,
-    "temperature": _ABOVE_ZERO,
-    "top_entropy_quantile": _SHARE,
-    "vespo_k_neg": _WEIGHT,
-    "vespo_k_pos": _WEIGHT,
-    "vespo_lambda_neg": _WEIGHT,
-    "vespo_lambda_pos": _WEIGHT,
-    # vLLM
-    "vllm_group_port": (1, 65535),
-    "vllm_gpu_memory_utilization": (1e-6, 1.0),
-    "vllm_importance_sampling_cap": (0.0, inf),
-    "vllm_importance_sampling_clip_max": (0.0, inf),
-    "vllm_importance_sampling_clip_min": (0.0, inf),
-    "vllm_max_model_length": _COUNT,
-    "vllm_server_port": (1, 65535),
-    "vllm_server_timeout": (0.0, inf),
-    "vllm_tensor_parallel_size": _COUNT,
+# Lowest and highest value, both inclusive, and what it holds for. `LARGEST` leaves infinity out; an infinite bound is none.
+_NAMES = {
+    (0, 1 - 1e-9): "adam_beta1 adam_beta2",
+    (0, LARGEST): """
+        adam_epsilon beta entropy_coef_delta entropy_coef_max entropy_target eval_delay eval_steps
+        learning_rate logging_steps neftune_noise_alpha router_aux_loss_coef save_steps vespo_k_neg
+        vespo_k_pos vespo_lambda_neg vespo_lambda_pos warmup_steps weight_decay
+    """,
+    (0, inf): """
+        dataloader_num_workers delta epsilon epsilon_high max_grad_norm num_completions_to_print
+        off_policy_mask_threshold save_total_limit vllm_importance_sampling_cap
+        vllm_importance_sampling_clip_max vllm_importance_sampling_clip_min vllm_server_timeout
+    """,
+    (1, inf): """
+        dataloader_prefetch_factor ddp_bucket_cap_mb ddp_timeout eval_accumulation_steps
+        gradient_accumulation_steps instructions_per_iteration num_generations_eval num_iterations
+        per_device_train_batch_size ref_model_sync_steps steps_per_generation torch_empty_cache_steps
+        vllm_max_model_length vllm_tensor_parallel_size
+    """,
+    (0, 1): "label_smoothing_factor ref_model_mixup_alpha top_entropy_quantile",
+    (-1, 10**6): "max_steps",  # a placeholder row for each group
+    (-LARGEST, LARGEST): "entropy_coef entropy_coef_min",
+    (2, inf): "num_generations",
+    (1e-6, LARGEST): "sapo_temperature_neg sapo_temperature_pos temperature",
+    (1, 65535): "vllm_group_port vllm_server_port",
+    (1e-6, 1): "vllm_gpu_memory_utilization",
 }
+BOUNDS = {name: bounds for bounds, names in _NAMES.items() for name in names.split()}
 
 
 def _values(enumeration) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 from .atomic_write import atomic_write
-from .cli import COMMANDS, command_parser, one_sentence
+from .cli import COMMANDS, DRY_EXIT_CODE, command_parser, one_sentence
 from .launch import make_launch_parser, read_mapping, recipe_arguments
 from .markdown import escaped
 from .output_dir import check_output_dir
@@ -151,7 +151,8 @@ def iterate(iterations: int, command: list[str]) -> int:
         if code != 0 and final_state(folder) is not None:  # a dry batch, a failed merge or push
             print(f"{folder} ended with exit code {code} after its model was saved. The next goes on from it.")
         elif code != 0:
-            print(f"error: {folder} ended with exit code {code}. Run the same command to go on.", file=sys.stderr)
+            advice = "Change what it says, and run" if code == DRY_EXIT_CODE else "Run"
+            print(f"error: {folder} ended with exit code {code}. {advice} the same command to go on.", file=sys.stderr)
             return code
         if final_state(folder) is None:
             raise ValueError(f"The command ended well and left no run in {folder}. Is it one that trains?")

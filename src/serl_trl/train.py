@@ -58,7 +58,7 @@ def main(script_args, training_args, model_args):
     except KeyboardInterrupt:
         sys.exit(130)
     except DryBatchError as error:  # the first one: nothing was trained
-        trainer.accelerator.print(f"error: {error}")
+        trainer.accelerator.print(f"error: {error}", file=sys.stderr)
         sys.exit(DRY_EXIT_CODE)
     except WriteError as error:
         sys.exit(f"error: {' '.join([str(error), *getattr(error, '__notes__', [])])}")

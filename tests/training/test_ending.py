@@ -222,7 +222,7 @@ def test_a_dry_batch_ends_the_training_with_what_it_has(tmp_path, caplog, share,
 def test_a_dry_first_batch_raises_since_nothing_was_trained(tmp_path):
     config = tiny_config(tmp_path, max_rounds=1, gradient_accumulation_steps=50)
     trainer = SeRLTrainer(str(TINY_MODEL), config, tiny_seeds())
-    with pytest.raises(DryBatchError, match="did not fill generation batch 0"):
+    with pytest.raises(DryBatchError, match="did not fill generation batch 1 with its"):
         trainer.train()
 
 

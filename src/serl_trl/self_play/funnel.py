@@ -27,6 +27,7 @@ REASONS = {
     "too_similar": "Raise instruction_temperature or diversity_threshold, or add seeds.",
 }
 
+TOO_EASY = "Raise max_pass_rate, or use harder seeds: the model nearly always agrees with itself."
 FADE = 0.5  # what a batch's counts are worth one batch later
 # Before the first batch: a guess that counts as much as one small batch.
 _GUESS = {"requests": 1.0, "candidates": 8.0, "judged": 8.0, "admitted": 4.0, "answered": 2.0, "in_band": 1.0}
@@ -178,10 +179,6 @@ class Funnel:
             ]
         )
 
-    def too_easy(self, max_pass_rate: float) -> int:
-        """Return how many groups agree more often than that."""
-        return sum(groups for rate, groups in self.pass_rates.items() if rate > max_pass_rate)
-
     def advice(self, min_pass_rate: float, max_pass_rate: float) -> str:
         """Return which setting to change, judging by where most was lost."""
         counts = self.counts
@@ -196,6 +193,7 @@ class Funnel:
             return REASONS[max(self.rejected, key=self.rejected.get)]
         if too_hard > self.pass_rates.total() / 2:
             return "Lower min_pass_rate or temperature, or use easier seeds: the model seldom agrees with itself."
-        if self.too_easy(max_pass_rate) > self.pass_rates.total() / 2:
-            return "Raise max_pass_rate, or use harder seeds: the model nearly always agrees with itself."
+        too_easy = sum(groups for rate, groups in self.pass_rates.items() if rate > max_pass_rate)
+        if too_easy > self.pass_rates.total() / 2:
+            return TOO_EASY
         return "Raise max_rounds: the batch was filling, too slowly."

@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 from ..answers.voting import Vote
 from .carriers import Batch, Candidate, Completion, Group
 from .difficulty import is_in_band
-from .funnel import Funnel
+from .funnel import TOO_EASY, Funnel
 from .labels import MajorityLabels, TrueAnswerLabels
 from .ledger import Ledger
 from .prompt import answer_prompt, load_template
@@ -27,7 +27,7 @@ class DryBatchError(RuntimeError):
     """`max_rounds` rounds did not fill a generation batch.
 
     Attributes:
-        learnt (`bool`): Whether most groups agreed more often than `max_pass_rate`, and so were too easy.
+        learnt (`bool`): Whether nothing else was wrong than that most groups agreed more often than `max_pass_rate`.
     """
 
     def __init__(self, message: str, learnt: bool):
@@ -170,11 +170,11 @@ class SelfPlayLoader:
         """Begin a round, unless too many have passed without filling the batch."""
         settings = self.settings
         if funnel.rounds == settings.max_rounds:
+            advice = funnel.advice(settings.min_pass_rate, settings.max_pass_rate)
             raise DryBatchError(
                 f"{funnel.rounds} rounds of self-instruction (max_rounds) did not fill generation batch "
-                f"{self.batch_index} of {self.num_groups} groups:\n{funnel.describe()}\n"
-                f"{funnel.advice(settings.min_pass_rate, settings.max_pass_rate)}",
-                learnt=funnel.too_easy(settings.max_pass_rate) > funnel.pass_rates.total() / 2,
+                f"{self.batch_index + 1} with its {self.num_groups} groups:\n{funnel.describe()}\n{advice}",
+                learnt=advice == TOO_EASY,
             )
         funnel.rounds += 1
 

@@ -133,7 +133,9 @@ class SelfPlaySettings:
     max_vote_seconds: float = setting(
         MAX_VOTE_SECONDS, "Longest vote on a group, in seconds; an answer that takes too long abstains."
     )
-    max_rounds: int = setting(16, "Most rounds of self-instruction for a generation batch; then an error.")
+    max_rounds: int = setting(
+        16, "Most rounds of self-instruction for a generation batch; one that they do not fill ends the training."
+    )
 
     def __post_init__(self):
         check_numbers(self)

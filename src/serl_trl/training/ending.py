@@ -144,7 +144,7 @@ class GracefulEnd(TrainerCallback):
             give_back()
             self.received = number
             name = signal.Signals(number).name
-            text = f"\n{name}: training ends after this step or round, with a checkpoint. Once more ends it at once.\n"
+            text = f"\n{name}: training ends after this step or round. Once more ends it at once.\n"
             try:
                 os.write(2, text.encode())  # not print, which the signal may have come in the middle of
             except OSError:  # the terminal is gone: what is printed from here on goes nowhere
@@ -225,7 +225,8 @@ class GracefulEnd(TrainerCallback):
         """Say in a sentence where the run can go on."""
         step, args = self.trainer.state.global_step, self.trainer.args
         if checkpoint := last_checkpoint(args.output_dir):
-            return f"The run is at step {step}, and its last checkpoint is {checkpoint}. {GO_ON}"
+            go_on = "" if ITERATION_VARIABLE in os.environ else f" {GO_ON}"
+            return f"The run is at step {step}, and its last checkpoint is {checkpoint}.{go_on}"
         reason = "none was saved yet"
         if args.save_strategy == "no":
             reason = "save_strategy is 'no'"

@@ -41,7 +41,7 @@ def summarize(trainer, train_seconds: float) -> str:
         f"Tokens          {counts['instruction_tokens'] + counts['completion_tokens']:,} sampled, "
         f"{counts['trained_tokens']:,} trained",
         f"Seconds         {', '.join(f'{stage} {value:.0f}' for stage, value in seconds.items())}",
-        "Some of its instructions:",
+        *(["Some of its instructions:"] if trainer.loader.last_trained else []),
         *(f"  - {instruction}" for instruction in trainer.loader.last_trained[-3:]),
         f"Model           {output_dir}",
         f"Log             {output_dir}/trainer_state.json",
