@@ -205,6 +205,7 @@ class GracefulEnd(TrainerCallback):
         """Write a checkpoint of the last boundary, unless there is one or nothing was trained."""
         trainer, args = self.trainer, self.trainer.args
         folder = os.path.join(args.output_dir, f"checkpoint-{trainer.state.global_step}")
+        trainer.accelerator.wait_for_everyone()  # the first process may still be at the manifest of this step
         is_saved = is_complete(folder) or (args.save_only_model and os.path.isdir(folder))
         if args.save_strategy != "no" and trainer.state.global_step > 0 and not is_saved:
             trainer._save_checkpoint(model, trial)
