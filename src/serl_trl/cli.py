@@ -32,7 +32,7 @@ def command_parser(*dataclasses, parser_class: type[ArgumentParser] = ArgumentPa
 
 @contextmanager
 def one_sentence() -> Iterator[None]:
-    """Let bad input end the command with one sentence and the exit code of a bad argument, not with a traceback."""
+    """Let bad input, or Ctrl-C, end the command with one sentence and an exit code, not with a traceback."""
     from yaml import YAMLError
 
     try:

@@ -61,7 +61,7 @@ def main(script_args, training_args, model_args):
         trainer.accelerator.print(f"error: {error}", file=sys.stderr)
         sys.exit(DRY_EXIT_CODE)
     except WriteError as error:
-        sys.exit(f"error: {' '.join([str(error), *getattr(error, '__notes__', [])])}")
+        sys.exit(f"error: {error} {trainer.ending.where()}")
 
     # Evaluate, where there is something to evaluate on
     if trainer.eval_dataset is not None and not evaluated_at(trainer.state.log_history, trainer.state.global_step):
@@ -74,7 +74,7 @@ def main(script_args, training_args, model_args):
             trainer.create_model_card(command=shown_command(sys.argv), model_settings=changed_settings(model_args))
             trainer.save_state()  # last: with it the run counts as finished
     except WriteError as error:
-        sys.exit(f"error: {error}")
+        sys.exit(f"error: {error} {trainer.ending.where()}")
     if script_args.merge and trainer.accelerator.is_main_process:
         merge_or_say(training_args.output_dir, training_args.trust_remote_code)
     trainer.accelerator.wait_for_everyone()

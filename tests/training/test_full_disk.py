@@ -48,8 +48,8 @@ def test_a_full_disk_ends_the_run_with_a_sentence_and_leaves_the_checkpoints_bef
     sentence = result.stderr.strip().splitlines()[-1]
     said = re.fullmatch(
         r"error: The checkpoint of step (\d) can't be saved \(.*\). The disk of .* \(mounted at .*/run\) has ([\d.]+) MB "
-        r"free. A checkpoint takes about ([\d.]+) MB. Make room, and set resume_from_checkpoint to True to go on from "
-        r".*/run/checkpoint-(\d).",
+        r"free. A checkpoint takes about ([\d.]+) MB. Make room. The run is at step \d, and its last checkpoint "
+        r"is .*/run/checkpoint-(\d). To go on, add --resume_from_checkpoint true.*",
         sentence,
     )
     assert said, sentence

@@ -20,13 +20,13 @@ def run(arguments: list[str] | None = None, prog: str | None = None) -> None:
     )
     settings = vars(parser.parse_args(arguments))
     folder = settings["output_dir"]
-    try:
-        with one_sentence():
-            args = EvaluationArguments(**settings)
-            from .job import evaluate  # it loads torch
+    with one_sentence():
+        args = EvaluationArguments(**settings)
+        from .job import evaluate  # it loads torch
 
+        try:
             results = evaluate(args)
-    except KeyboardInterrupt:
-        print(f"\nInterrupted. What was sampled is in {folder}; run the same command again to go on.")
-        sys.exit(130)
+        except KeyboardInterrupt:
+            print(f"\nInterrupted. What was sampled is in {folder}; run the same command again to go on.")
+            sys.exit(130)
     print(f"\n{report(results)}\n\nThe same with all rows: {folder}/results.json. Completions: *.jsonl beside it.")

@@ -70,7 +70,7 @@ def _write_error(what: str, run_dir: Path, written: int, error: Exception) -> Wr
     reason = (str(error).strip().splitlines() or [""])[0]
     return WriteError(
         f"{what} can't be saved ({type(error).__name__}: {reason}). {describe_disk(run_dir)} A checkpoint takes {needed} "
-        "MB. Make room" + (f", and set resume_from_checkpoint to True to go on from {last}." if last else ".")
+        "MB. Make room."
     )
 
 
