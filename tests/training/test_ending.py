@@ -8,6 +8,7 @@ import pytest
 import torch
 from conftest import TINY_MODEL, ledger_rows, tiny_config, tiny_seeds, weights
 from run_tiny import SameCompletions
+from test_resume import SCHEDULE as WITH_CHECKPOINTS
 from transformers import TrainerCallback
 
 from serl_trl import SeRLTrainer
@@ -15,17 +16,7 @@ from serl_trl.self_play.loop import DryBatchError
 from serl_trl.training.checkpoints import last_checkpoint
 
 
-# As in test_resume.py a cycle of 4 optimizer steps, but no checkpoint unless the run ends.
-SCHEDULE = {
-    "gradient_accumulation_steps": 1,
-    "generation_batch_size": 8,
-    "num_iterations": 2,
-    "max_steps": 10,
-    "save_strategy": "steps",
-    "save_steps": 500,
-    "min_pass_rate": 0.4,
-    "max_pass_rate": 1.0,
-}
+SCHEDULE = WITH_CHECKPOINTS | {"save_steps": 500}  # none unless the run ends
 
 
 class Faulty(SeRLTrainer):
