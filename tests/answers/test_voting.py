@@ -85,3 +85,10 @@ def test_the_band_is_inclusive(pseudo_label, pass_rate, kept):
 def test_reachable_pass_rates_need_two_that_agree():
     assert reachable_pass_rates(4, 0.2, 0.8) == [0.5, 0.75]
     assert reachable_pass_rates(4, 0.8, 0.9) == []
+
+
+def test_a_percentage_agrees_with_its_number_and_its_share():
+    vote = majority_vote(["So 100%.", "\\boxed{1}", "\\boxed{7}"])
+    assert vote.rewards == (1.0, 1.0, 0.0) and vote.answers[0] == "100%"
+    assert majority_vote(["\\boxed{50\\%}", "\\boxed{0.5}"]).rewards == (1.0, 1.0)
+    assert majority_vote(["\\boxed{50\\%}", "\\boxed{50}"]).rewards == (1.0, 1.0)

@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import sympy
 from math_verify import parse
 
 
@@ -72,7 +73,10 @@ def _parse_math(completion: str) -> Answer | None:
     if not expressions:
         return None
     written = [expression for expression in expressions if isinstance(expression, str)]
-    return Answer(text=written[-1] if written else str(expressions[-1]), expressions=tuple(expressions))
+    text = written[-1] if written else str(expressions[-1])
+    # math-verify writes "100%" as "100", and means 1 by it as well.
+    percent = isinstance(expressions[0], sympy.Basic) and expressions[0].has(sympy.UnevaluatedExpr)
+    return Answer(text=f"{text}%" if percent and text[-1:].isdigit() else text, expressions=tuple(expressions))
 
 
 # What may stand around a letter: `(C)`, `**C**`, `\text{C}`, `option C`; a text may follow it only after punctuation.
