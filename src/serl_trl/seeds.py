@@ -217,9 +217,8 @@ def _read_csv(path: Path) -> list[dict]:
         header = stream.readline()
         stream.seek(0)
         separator = next((mark for mark in ",;\t" if mark in header), ",")  # Excel's, where numbers have a comma
-        reader = csv.DictReader(
-            stream, strict=True, delimiter=separator
-        )  # else an open quote takes in the rows up to the next one
+        # If not strict, an open quote takes in the rows up to the next one.
+        reader = csv.DictReader(stream, strict=True, delimiter=separator)
         line = 1
         try:
             line += bool(reader.fieldnames)

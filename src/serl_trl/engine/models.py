@@ -145,8 +145,8 @@ def context_length(config: PretrainedConfig, args) -> int:
 def control_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
     """Return the texts that could open or end a turn, such as `<|im_end|>`.
 
-    These are all special tokens but single characters, and whatever stands in brackets, such as `<think>` or `[INST]`, among the other added
-    tokens or in the text that the chat template puts around contents.
+    These are all special tokens but single characters, and whatever stands in brackets, such as `<think>` or `[INST]`,
+    among the other added tokens or in the text that the chat template puts around contents.
     """
     added = tokenizer.added_tokens_decoder.values()
     special = {*(token.content for token in added if token.special), *tokenizer.all_special_tokens}

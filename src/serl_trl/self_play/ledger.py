@@ -17,7 +17,7 @@ from ..atomic_write import atomic_write
 from .carriers import Candidate
 
 
-# The leading underscore keeps the instructions out of `push_to_hub`, which skips `_*`: they are the user's.
+# The leading underscore says that it stays at home, as all that `hub/privacy.py` does not name: seeds are in it.
 LEDGER_FOLDER = "_ledger"
 
 MERGED = 100  # batches in one file, once none of them can change

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from functools import lru_cache
 from itertools import count
 from pathlib import Path
 
@@ -93,9 +94,9 @@ def _find_checkpoint(resume_from_checkpoint: str | bool | None, args) -> str | N
     step = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_FILE)).global_step
     state = load_loader_state(checkpoint)
     counts = state["totals"]["counts"]
-    Ledger(Path(checkpoint).parent).admitted(
-        state["batch_index"], state["source"]["next_id"]
-    )  # raises unless it is whole
+    run, next_id = Path(checkpoint).resolve().parent, state["source"]["next_id"]
+    ledger = run / LEDGER_FOLDER
+    _check_ledger(run, state["batch_index"], next_id, ledger.stat().st_mtime_ns if ledger.exists() else None)
     # Without the state at its end, the run was killed before it saved its model: it goes on to that.
     if (step >= args.max_steps or is_over(args, counts)) and (Path(args.output_dir) / TRAINER_STATE_FILE).is_file():
         raise ValueError(
@@ -104,6 +105,12 @@ def _find_checkpoint(resume_from_checkpoint: str | bool | None, args) -> str | N
             "Raise what ended the run to go on."
         )
     return checkpoint
+
+
+@lru_cache(maxsize=1)  # as with checksums: a run is checked before its model is loaded, and again where it starts
+def _check_ledger(run: Path, next_batch: int, next_id: int, changed: int | None) -> None:
+    """Raise `ValueError` unless the ledger of a run is whole up to its checkpoint."""
+    Ledger(run).admitted(next_batch, next_id)
 
 
 def _check_free(output_dir: str, last: str | None) -> None:
