@@ -34,6 +34,7 @@ from .training.loader import make_loader
 from .training.same_run import load_facts, run_facts, trained_parts
 from .training.saving import whole_checkpoint
 from .training.schedule import follow_learning_rate, follow_progress, is_finished, placeholder_rows
+from .training.trust import Trust
 
 
 class SeRLTrainer(PublicPushMixin, GRPOTrainer):
@@ -121,8 +122,9 @@ class SeRLTrainer(PublicPushMixin, GRPOTrainer):
             )
         self.run_facts["run"] |= trained_parts(self)
         prepare_vllm(self)
-        self.loader = make_loader(self)
+        self.loader, self.trust = make_loader(self), Trust(self)
         self.ending = GracefulEnd(self)
+        self.add_callback(self.trust)
         self.add_callback(self.ending)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
@@ -136,6 +138,7 @@ class SeRLTrainer(PublicPushMixin, GRPOTrainer):
         self.loader.totals = Funnel()  # of this call: `instructions_per_iteration` counts them
         # A second call starts at step 0 again: no rollouts and no engine weights of the first may be taken for fresh.
         self._step, self._buffered_inputs, self._last_loaded_step = 0, None, -1
+        self.trust.reset()
         with self.ending.watching():
             return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
@@ -262,16 +265,23 @@ class SeRLTrainer(PublicPushMixin, GRPOTrainer):
         else:
             super()._load_from_checkpoint(resume_from_checkpoint, model)
 
-    def _load_optimizer_and_scheduler(self, checkpoint):
+    def load_optimizer(self, checkpoint):
+        """Load optimizer and learning-rate schedule, as Trainer does."""
         # accelerate 1.15 calls the CPU of several processes "cpu:0", a place that torch.load does not know.
         device = self.args.device
         with attributes(self.args, {"_setup_devices": torch.device("cpu")} if device.type == "cpu" else {}):
             super()._load_optimizer_and_scheduler(checkpoint)
+
+    def _load_optimizer_and_scheduler(self, checkpoint):
+        self.load_optimizer(checkpoint)
         if checkpoint is None:
             return
         follow_learning_rate(self, load_facts(checkpoint)["settings"]["learning_rate"])
-        self.loader.load_state_dict(resume.load_loader_state(checkpoint))
-        rollouts = resume.load_rollouts(checkpoint, self.accelerator.process_index, resume.rollout_sizes(self), device)
+        state = resume.load_loader_state(checkpoint)
+        self.loader.load_state_dict(state)
+        self.trust.load(checkpoint, state["trust"])
+        rank, device = self.accelerator.process_index, self.args.device
+        rollouts = resume.load_rollouts(checkpoint, rank, resume.rollout_sizes(self), device)
         if all(gather_object([rollouts is not None])):  # one process can't train its rollouts while another samples
             self._step, self._buffered_inputs = rollouts
 

@@ -62,6 +62,16 @@ class TrainerSampler:
         completions = self.gather(completions)
         return [completions[start : start + num_completions] for start in range(0, len(repeated), num_completions)]
 
+    @contextmanager
+    def slow_weights(self) -> Iterator[None]:
+        trainer = self.trainer
+        with trainer.trust.slow_weights.swapped():
+            trainer._last_loaded_step = -1  # vLLM takes the weights of a step once: these are others
+            try:
+                yield
+            finally:
+                trainer._last_loaded_step = -1
+
     def with_logprobs(self, groups: list[Group]) -> list[Group]:
         if not groups or groups[0].completions[0].logprobs is not None:
             return groups

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from ..atomic_write import atomic_write
 from ..self_play.parsing import squeeze
+from ..self_play.settings import METHODS
 from .privacy import is_token
 
 
@@ -66,9 +67,10 @@ def changed_settings(settings) -> dict:
 
     Left out are those that say nothing about the model, such as `output_dir`, and those that hold a token.
     """
-    changed = {}
+    changed, of_method = {}, METHODS.get(getattr(settings, "method", None), {})
     for field in fields(settings):
         default = field.default if field.default_factory is MISSING else field.default_factory()
+        default = of_method.get(field.name, default)
         value = getattr(settings, field.name)
         if field.init and field.name not in _NOT_IN_RECIPE and not is_token(field.name) and value != default:
             changed[field.name] = json.loads(json.dumps(value, default=str))  # enumerations become their texts

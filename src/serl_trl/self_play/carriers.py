@@ -56,13 +56,14 @@ class Candidate:
         parents (`list[str]`): The few-shot examples that it was written from.
         fate (`str`):
             `"unused"` (the batch was full before its turn), `"rejected"`, `"admitted"` (the run stopped before it was
-            answered), `"no_pseudo_label"`, `"out_of_band"`, `"empty_completion"`, `"surplus"` (beyond what its batch
-            needed, and not trained in the next one either) or `"trained"`.
+            answered), `"no_pseudo_label"`, `"out_of_band"`, `"empty_completion"`, `"unconfirmed"` (by the slow weights), `"surplus"`
+            (beyond what its batch needed, and not trained in the next one either) or `"trained"`.
         reason (`str | None`): Why it was rejected, one of [`REASONS`](funnel.py).
         nearest (`str | None`): The most similar earlier instruction, by ROUGE-L; `None` if none has a word in common.
         rouge_l (`float | None`): ROUGE-L F1 with `nearest`, in [0, 1].
         answers, rewards, timed_out: As in [`Vote`], shape (num_generations,); empty if it was not answered.
         pseudo_label, pass_rate: As in [`Vote`]; `None` if it was not answered.
+        slow_answers (`list[str | None]`): What the slow weights answered; empty if they were not asked.
         trained_step (`int | None`): Optimizer steps done when its group was handed to the trainer.
     """
 
@@ -80,6 +81,7 @@ class Candidate:
     timed_out: list[bool] = field(default_factory=list)
     pseudo_label: str | None = None
     pass_rate: float | None = None
+    slow_answers: list[str | None] = field(default_factory=list)
     trained_step: int | None = None
 
 

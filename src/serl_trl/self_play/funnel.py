@@ -28,9 +28,10 @@ REASONS = {
 }
 
 TOO_EASY = "Raise max_pass_rate, or use harder seeds: the model nearly always agrees with itself."
+STAGES = ("self_instruction", "sampling", "vote", "confirmation")  # whose seconds are counted
 FADE = 0.5  # what a batch's counts are worth one batch later
 # Before the first batch: a guess that counts as much as one small batch.
-_GUESS = {"requests": 1.0, "candidates": 8.0, "judged": 8.0, "admitted": 4.0, "answered": 2.0, "in_band": 1.0}
+_GUESS = {"requests": 1.0, "candidates": 8.0, "judged": 8.0, "admitted": 4.0, "answered": 2.0, "kept": 1.0}
 
 
 @dataclass
@@ -40,9 +41,9 @@ class Funnel:
     Attributes:
         rounds (`int`): Rounds begun.
         counts (`Counter`):
-            `requests`, `candidates`, `judged`, `admitted`, `answered` and `in_band` along the funnel; `completions`,
-            `unparsed`, `truncated` and `timeouts` among the answers; `instruction_tokens` and `completion_tokens` sampled;
-            `trained_tokens`; `surplus` groups of the batch before among the trained, and `dropped` ones.
+            `requests`, `candidates`, `judged`, `admitted`, `answered`, `in_band` and `kept` along the funnel;
+            `completions`, `unparsed`, `truncated` and `timeouts` among the answers; `instruction_tokens`,
+            `completion_tokens` and `confirming_tokens` sampled; `trained_tokens`; `surplus` groups of the batch before among the trained, and `dropped` ones.
         rejected (`Counter`): Candidates rejected, by reason.
         pass_rates (`Counter`): Groups voted on, by pass rate.
         seconds (`Counter`): Seconds by stage.
@@ -91,6 +92,10 @@ class Funnel:
         self.counts["unparsed"] += sum(answer is None for vote in votes for answer in vote.answers)
         self.counts["timeouts"] += sum(sum(vote.timed_out) for vote in votes)
 
+    def count_confirming(self, replies: Sequence[Sequence[Completion]]) -> None:
+        """Count what the slow weights answered."""
+        self.counts["confirming_tokens"] += sum(len(reply.token_ids) for group in replies for reply in group)
+
     def count_batch(self, batch: Sequence[Group], dropped: int) -> None:
         """Count what is trained, and the surplus that neither this batch nor the next one needs."""
         self.counts["surplus"] += sum(group.surplus for group in batch)
@@ -98,8 +103,8 @@ class Funnel:
         self.counts["trained_tokens"] += sum(len(c.token_ids) for group in batch for c in group.completions)
 
     def groups_to_answer(self, missing: int) -> int:
-        """Return how many instructions to answer so that `missing` groups may be expected in the band."""
-        wanted = math.ceil(missing / self._ratio("in_band", "answered"))
+        """Return how many instructions to answer so that `missing` groups may be expected to pass."""
+        wanted = math.ceil(missing / self._ratio("kept", "answered"))
         return min(wanted, 8 * missing)  # bounded: a dry start must not ask for everything at once
 
     def requests(self, candidates: int, fewest: int) -> int:
@@ -125,11 +130,12 @@ class Funnel:
             "self_instruction/rounds": self.rounds,
             "self_instruction/tokens": counts["instruction_tokens"],
             "self_rewarding/tokens": counts["completion_tokens"],
+            "self_rewarding/confirming_tokens": counts["confirming_tokens"],
             "self_rewarding/trained_tokens": counts["trained_tokens"],
             "self_rewarding/timeouts": counts["timeouts"],
             "self_rewarding/surplus_groups": counts["surplus"],
             "self_rewarding/dropped_groups": counts["dropped"],
-            **{f"time/{stage}": self.seconds[stage] for stage in ("self_instruction", "sampling", "vote")},
+            **{f"time/{stage}": self.seconds[stage] for stage in STAGES},
         }
         if completions:  # a batch of nothing but surplus has no rates
             metrics |= {
@@ -138,6 +144,8 @@ class Funnel:
                 "self_rewarding/unparsed_ratio": counts["unparsed"] / completions,
                 "self_rewarding/truncated_ratio": counts["truncated"] / completions,
             }
+        if counts["in_band"]:
+            metrics["self_rewarding/confirmed_ratio"] = counts["kept"] / counts["in_band"]
         return {name: float(value) for name, value in metrics.items()}
 
     @property
@@ -172,7 +180,8 @@ class Funnel:
             [
                 f"  rounds {self.rounds}, requests {self.counts['requests']}",
                 f"  candidates {self.counts['candidates']}, rejected: {rejected}",
-                f"  admitted and answered {self.counts['admitted']}, in the band {self.counts['in_band']}",
+                f"  admitted and answered {self.counts['admitted']}, in the band {self.counts['in_band']}, "
+                f"kept {self.counts['kept']}",
                 f"  unparsed {self.counts['unparsed']} and truncated {self.counts['truncated']} of "
                 f"{self.counts['completions']} completions",
                 f"  groups by pass rate: {', '.join(f'{rate}: {rates[rate]}' for rate in sorted(rates)) or 'none'}",

@@ -1,5 +1,6 @@
 """The ledger: one row per candidate, in Parquet, readable while the run goes on."""
 
+import json
 import os
 import re
 import shutil
@@ -61,6 +62,7 @@ class Ledger:
     def __init__(self, output_dir: str | os.PathLike, is_writer: bool = True):
         self.folder = Path(output_dir) / LEDGER_FOLDER
         self.is_writer = is_writer
+        self.metadata: dict = {}  # written into the schema of each file, under `serl_trl`
 
     def write(self, batch: int, candidates: list[Candidate]) -> None:
         """Write the rows of generation batch `batch`, in place of what it held; no file for no rows."""
@@ -150,7 +152,7 @@ class Ledger:
     def _write(self, first: int, last: int, rows: pa.Table) -> LedgerFile:
         name = f"batch-{first:06d}.parquet" if first == last else f"batch-{first:06d}-{last:06d}.parquet"
         with atomic_write(self.folder / name) as path:
-            pq.write_table(rows, path)
+            pq.write_table(rows.replace_schema_metadata({"serl_trl": json.dumps(self.metadata)}), path)
         return LedgerFile(first, last, self.folder / name)
 
 

@@ -8,6 +8,7 @@ from tqdm.auto import tqdm
 
 from ..answers.voting import Vote
 from .carriers import Batch, Candidate, Completion, Group
+from .confirmation import Confirmation
 from .difficulty import is_in_band
 from .funnel import TOO_EASY, Funnel
 from .labels import MajorityLabels, TrueAnswerLabels
@@ -64,6 +65,8 @@ class SelfPlayLoader:
         self.settings, self.source, self.labels, self.sampler = settings, source, labels, sampler
         self.ledger, self.show_progress = ledger, show_progress
         self.template = load_template(settings.prompt_template)
+        self.confirmation = Confirmation(settings, sampler) if settings.confirm_majority else None
+        self.min_pass_rate = settings.min_pass_rate  # evidence may raise it
         self.num_groups = settings.num_groups
         self.surplus: list[Group] = []
         self.totals = Funnel()
@@ -89,22 +92,34 @@ class SelfPlayLoader:
                 if admitted:
                     answered = self.answer(admitted, funnel)
                     votes = self.label(admitted, answered, funnel)
-                    groups += self.keep_in_band(admitted, answered, votes, funnel)
+                    funnel.count_votes(votes)
+                    groups += self.confirm(self.keep_in_band(admitted, answered, votes, funnel), admitted, funnel)
                 if len(groups) < self.num_groups:
                     self.ledger.write(self.batch_index, written)
             progress.update(self.num_groups - progress.n)
         return self.hand_over(groups, written, funnel)
 
     def answer(self, admitted: list[Candidate], funnel: Funnel) -> list[Answered]:
-        """Let the model answer each instruction `num_generations` times; return prompt tokens and completions."""
+        """Let the model answer each instruction; return prompt tokens and completions.
+
+        These are `num_generations`, or `first_generations` of an instruction on which it agrees too often then.
+        """
         with funnel.timed("sampling"):
             prompts = [answer_prompt(candidate.instruction, self.template) for candidate in admitted]
             prompt_ids = self.sampler.tokenize(prompts)
-            groups = self.sampler.sample(prompt_ids, self.settings.num_generations)
-            sizes = {len(group) for group in groups}
-            assert len(groups) == len(prompts) and sizes == {self.settings.num_generations}, sizes
-            funnel.count_completions(groups)
-        return list(zip(prompt_ids, groups, strict=True))
+            wanted, first = self.settings.num_generations, self.settings.first_generations
+            first = first if 0 < first < wanted else wanted
+            groups = self.sampler.sample(prompt_ids, first)
+        answered = list(zip(prompt_ids, groups, strict=True))
+        if first < wanted:
+            votes = self.label(admitted, answered, funnel)
+            more = [number for number, vote in enumerate(votes) if vote.pass_rate <= self.settings.max_pass_rate]
+            with funnel.timed("sampling"):
+                rest = self.sampler.sample([prompt_ids[number] for number in more], wanted - first) if more else []
+                for number, completions in zip(more, rest, strict=True):
+                    groups[number] += completions
+        funnel.count_completions(groups)
+        return answered
 
     def label(self, admitted: list[Candidate], answered: list[Answered], funnel: Funnel) -> list[Vote]:
         """Label each group, in one process only."""
@@ -115,9 +130,7 @@ class SelfPlayLoader:
             return self.labels.label(candidate.instruction, texts, truncated)
 
         with funnel.timed("vote"):
-            votes = judge_once(self.sampler, zip(admitted, answered, strict=True), label)
-            funnel.count_votes(votes)
-        return votes
+            return judge_once(self.sampler, zip(admitted, answered, strict=True), label)
 
     def keep_in_band(
         self, admitted: list[Candidate], answered: list[Answered], votes: list[Vote], funnel: Funnel
@@ -130,7 +143,7 @@ class SelfPlayLoader:
             candidate.pseudo_label, candidate.pass_rate = vote.pseudo_label, vote.pass_rate
             if vote.pseudo_label is None:
                 candidate.fate = "no_pseudo_label"
-            elif not is_in_band(vote, self.settings.min_pass_rate, self.settings.max_pass_rate):
+            elif not is_in_band(vote, self.min_pass_rate, self.settings.max_pass_rate):
                 candidate.fate = "out_of_band"
             elif not all(completion.token_ids for completion in completions):
                 candidate.fate = "empty_completion"  # TRL reads each completion's last token
@@ -140,6 +153,20 @@ class SelfPlayLoader:
                     Group(candidate.id, candidate.instruction, prompt, tuple(prompt_ids), tuple(completions), vote)
                 )
         funnel.counts["in_band"] += len(groups)
+        return groups
+
+    def confirm(self, groups: list[Group], admitted: list[Candidate], funnel: Funnel) -> list[Group]:
+        """Return the groups whose label the slow weights confirm; all, where these are not asked."""
+        if self.confirmation is not None and groups:
+            confirmed, answers = self.confirmation.ask(groups, funnel)
+            candidates = {candidate.id: candidate for candidate in admitted}
+            for group, is_confirmed, slow_answers in zip(groups, confirmed, answers, strict=True):
+                candidate = candidates[group.candidate_id]
+                candidate.slow_answers = slow_answers
+                if not is_confirmed:
+                    candidate.fate = "unconfirmed"
+            groups = [group for group, is_confirmed in zip(groups, confirmed, strict=True) if is_confirmed]
+        funnel.counts["kept"] += len(groups)
         return groups
 
     def hand_over(self, groups: list[Group], written: list[Candidate], funnel: Funnel) -> Batch:
@@ -170,7 +197,7 @@ class SelfPlayLoader:
         """Begin a round, unless too many have passed without filling the batch."""
         settings = self.settings
         if funnel.rounds == settings.max_rounds:
-            advice = funnel.advice(settings.min_pass_rate, settings.max_pass_rate)
+            advice = funnel.advice(self.min_pass_rate, settings.max_pass_rate)
             raise DryBatchError(
                 f"{funnel.rounds} rounds of self-instruction (max_rounds) did not fill generation batch "
                 f"{self.batch_index + 1} with its {self.num_groups} groups:\n{funnel.describe()}\n{advice}",

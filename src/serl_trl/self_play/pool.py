@@ -15,12 +15,13 @@ class InstructionPool:
 
     def __init__(self, seeds: Sequence[str], max_kept: int):
         self.seeds = list(seeds)
+        self.examples = self.seeds  # those of them that are drawn
         self.kept: deque[str] = deque(maxlen=max_kept)
 
     def few_shot_examples(self, rng: random.Random, count: int, max_kept_examples: int) -> list[str]:
         """Draw `count` different examples in random order: up to `max_kept_examples` kept ones, the rest seeds."""
         kept = rng.sample(list(self.kept), min(max_kept_examples, len(self.kept)))
-        examples = kept + rng.sample(self.seeds, count - len(kept))
+        examples = kept + rng.sample(self.examples, count - len(kept))
         rng.shuffle(examples)
         return examples
 

@@ -1,6 +1,7 @@
 """Where completions come from: what the loop needs of an engine, and one that answers from a script."""
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 from zlib import crc32
 
@@ -31,6 +32,9 @@ class Sampler(Protocol):
         `settings` are for instructions, whose text shows the special tokens in it.
         """
 
+    def slow_weights(self) -> AbstractContextManager:
+        """Let `sample` take the slow weights, an average of the trained ones, for the length of the block."""
+
     def with_logprobs(self, groups: list[Group]) -> list[Group]:
         """Return the groups with log-probabilities under the present weights where the engine gave none."""
 
@@ -50,10 +54,16 @@ class ScriptedSampler:
     Args:
         reply (`Callable`): From the conversation and the completion's number in its group to the completion's text.
         max_words (`int`): Longer completions are cut there and count as truncated.
+        slow_reply (`Callable`, *optional*): Like `reply`, for the slow weights; by default these answer alike.
     """
 
-    def __init__(self, reply: Callable[[list[Message], int], str], max_words: int = 1000):
-        self.reply, self.max_words = reply, max_words
+    def __init__(
+        self,
+        reply: Callable[[list[Message], int], str],
+        max_words: int = 1000,
+        slow_reply: Callable[[list[Message], int], str] | None = None,
+    ):
+        self.reply, self.max_words, self.slow_reply = reply, max_words, slow_reply or reply
         self.step, self.rank, self.num_processes = 0, 0, 1
         self.calls: list[tuple[int, int]] = []  # (prompts, completions of each) of every call
         self._prompts: dict[int, list[Message]] = {}
@@ -69,6 +79,14 @@ class ScriptedSampler:
         self.calls.append((len(prompt_ids), num_completions))
         prompts = [self._prompts[ids[0]] for ids in prompt_ids]
         return [[self._complete(self.reply(prompt, n)) for n in range(num_completions)] for prompt in prompts]
+
+    @contextmanager
+    def slow_weights(self):
+        own, self.reply = self.reply, self.slow_reply
+        try:
+            yield
+        finally:
+            self.reply = own
 
     def with_logprobs(self, groups: list[Group]) -> list[Group]:
         return groups

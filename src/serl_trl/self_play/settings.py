@@ -17,6 +17,26 @@ from .quality import BLOCKED_WORDS
 
 
 INSTRUCTIONS_PER_STEP = 16  # SeRL, its published scripts
+# What a method sets where a setting is left out: the paper's rule, and the one that trusts a majority only with evidence
+# (docs/method.md has the reason and the figure of each number).
+METHODS = {
+    "paper": {
+        "min_pass_rate": 0.2,
+        "max_pass_rate": 0.8,
+        "first_generations": 0,
+        "confirm_majority": False,
+        "evidence_seeds": 0,
+        "sentinel_checks": 0,
+    },
+    "trusted": {
+        "min_pass_rate": 0.2,
+        "max_pass_rate": 0.9,
+        "first_generations": 8,
+        "confirm_majority": True,
+        "evidence_seeds": 64,
+        "sentinel_checks": 8,
+    },
+}
 LARGEST = sys.float_info.max  # the highest bound of a number that must be finite
 _KINDS = {float: ("a number", Real), int: ("a whole number", Integral), bool: ("true or false", bool)}
 
@@ -128,8 +148,37 @@ class SelfPlaySettings:
     )
 
     # Self-rewarding
-    min_pass_rate: float = setting(0.2, "Lowest share of a group that gives the majority answer, inclusive.")
-    max_pass_rate: float = setting(0.8, "Highest share of a group that gives the majority answer, inclusive.")
+    method: str | None = setting(
+        None,
+        f"When a majority is trusted: one of {', '.join(METHODS)}. It sets what is left out below.",
+    )
+    min_pass_rate: float | None = setting(
+        None, "Lowest share of a group that gives the majority answer, inclusive. If unset, as `method` says."
+    )
+    max_pass_rate: float | None = setting(
+        None, "Highest share of a group that gives the majority answer, inclusive. If unset, as `method` says."
+    )
+    first_generations: int | None = setting(
+        None,
+        "Completions of an instruction that are sampled first; if these agree so often that the group is out of the band, "
+        "no more are. 0: all at once. If unset, as `method` says.",
+    )
+    confirm_majority: bool | None = setting(
+        None, "Whether slow weights must confirm a majority before it is trained on. If unset, as `method` says."
+    )
+    evidence_seeds: int | None = setting(
+        None,
+        "Most seeds that the start answers before training, as evidence for its majority; 0 asks for none. If unset, as "
+        "`method` says.",
+    )
+    sentinel_checks: int | None = setting(
+        None,
+        "How often in a run the model answers these seeds again, to go back where it has lost; 0: never. If unset, as "
+        "`method` says.",
+    )
+    slow_decay: float = setting(
+        0.98, "Decay a step of the slow weights, an average of the trained ones, in [0, 1]; 1 keeps the start."
+    )
     max_vote_seconds: float = setting(
         MAX_VOTE_SECONDS, "Longest vote on a group, in seconds; an answer that takes too long abstains."
     )
@@ -139,7 +188,11 @@ class SelfPlaySettings:
 
     def __post_init__(self):
         check_numbers(self)
-        check_choices(self, {"answer_format": tuple(PARSERS)})
+        check_choices(self, {"answer_format": tuple(PARSERS), "method": (None, *METHODS)})
+        self.method = self.method or "paper"
+        for name, value in METHODS[self.method].items():
+            if getattr(self, name) is None:
+                setattr(self, name, value)
         check_bounds(self, {"num_generations": (2, inf), "seed": (0, 2**32 - 1)})  # NumPy takes no larger seed
         if self.generation_batch_size is None:
             self.generation_batch_size = INSTRUCTIONS_PER_STEP * self.num_generations
@@ -168,6 +221,9 @@ class SelfPlaySettings:
             raise ValueError(f"blocked_words is {words!r}. Make it a list of words.")
         bounds = {
             "diversity_threshold": (0.0, 1.0),
+            "evidence_seeds": (0, inf),
+            "first_generations": (0, inf),
+            "sentinel_checks": (0, 1000),
             "instruction_top_p": (1e-6, 1.0),
             "instruction_temperature": (1e-6, LARGEST),
             "instruction_presence_penalty": (-2.0, 2.0),
@@ -178,6 +234,7 @@ class SelfPlaySettings:
             "max_rounds": (1, inf),
             "max_vote_seconds": (0.1, 3600.0),
             "min_words": (1, self.max_words),
+            "slow_decay": (0.0, 1.0),
         }
         check_bounds(self, bounds)
 

@@ -150,6 +150,12 @@ class SelfInstruction:
         candidate.nearest, candidate.rouge_l = self.filter.nearest(candidate.instruction)
         return None if self.filter.is_different(candidate.instruction, candidate.rouge_l) else "too_similar"
 
+    def leave_out(self, seeds: Sequence[str]) -> None:
+        """Draw no few-shot examples from these seeds, as long as there are enough others."""
+        left = [seed for seed in self.pool.seeds if seed not in set(map(squeeze, seeds))]
+        if len(left) >= self.settings.num_few_shot_examples:
+            self.pool.examples = left
+
     @property
     def admitted(self) -> list[str]:
         """The run's own instructions, in the order in which they were admitted: that of their ids."""

@@ -38,6 +38,7 @@ class Boundary:
     Attributes:
         step (`int`): Optimizer steps done.
         loader (`dict`): State of the [`SelfPlayLoader`].
+        trust (`dict`): State of [`Trust`].
         micro_step (`int`): Batches trained, TRL's `_step`.
         rollouts (`list[dict[str, Tensor]]`, *optional*): TRL's `_buffered_inputs`; `None` at the end of a cycle.
         generators (`tuple`): States of the global random generators, from which the engine samples.
@@ -45,6 +46,7 @@ class Boundary:
 
     step: int
     loader: dict
+    trust: dict
     micro_step: int
     rollouts: list[dict[str, torch.Tensor]] | None
     generators: tuple
@@ -56,7 +58,8 @@ class Boundary:
         cuda = torch.cuda.get_rng_state(trainer.accelerator.device) if on_gpu else None
         generators = random.getstate(), np.random.get_state(), torch.get_rng_state(), cuda
         rollouts = None if between_batches(trainer) else trainer._buffered_inputs
-        return cls(trainer.state.global_step, trainer.loader.state_dict(), trainer._step, rollouts, generators)
+        state = trainer.loader.state_dict(), trainer.trust.state_dict()
+        return cls(trainer.state.global_step, *state, trainer._step, rollouts, generators)
 
     def restore_generators(self) -> None:
         """Set the global random generators back to this boundary, for Trainer to save their states."""

@@ -37,10 +37,11 @@ def whole_checkpoint(trainer, trial) -> Iterator[None]:
         trainer.accelerator.wait_for_everyone()
         boundary = trainer.ending.boundary
         if args.should_save:
-            save_loader_state(folder, boundary.loader)
+            save_loader_state(folder, boundary.loader | {"trust": boundary.trust})
             save_facts(folder, trainer.run_facts)
         sizes = rollout_sizes(trainer)
         save_rollouts(folder, args.process_index, boundary.micro_step, sizes, boundary.rollouts)
+        trainer.trust.save_slow_weights(folder)
         boundary.restore_generators()
         with attributes(args, {"save_total_limit": None}):
             yield

@@ -51,14 +51,15 @@ def follow_progress(scheduler: LRScheduler, num_training_steps: int, trainer) ->
 
 def follow_learning_rate(trainer, saved: float) -> None:
     """Let the learning rate of the settings hold, where optimizer and schedule were loaded with the `saved` one."""
-    rate, scheduler = trainer.args.learning_rate, trainer.lr_scheduler
-    if rate == saved:
-        return
+    rate = trainer.args.learning_rate
+    if rate != saved:
+        change_learning_rate(trainer, lambda value: value * rate / saved if saved else rate)
 
-    def scaled(value: float) -> float:
-        return value * rate / saved if saved else rate
 
+def change_learning_rate(trainer, changed: Callable[[float], float]) -> None:
+    """Change the rate of now, and that which the schedule begins with."""
+    scheduler = trainer.lr_scheduler
     for group in trainer.optimizer.param_groups:
-        group |= {name: scaled(group[name]) for name in {"lr", "initial_lr"} & group.keys()}
+        group |= {name: changed(group[name]) for name in {"lr", "initial_lr"} & group.keys()}
     for name in {"base_lrs", "_last_lr"} & vars(scheduler).keys():  # the second is what is logged
-        setattr(scheduler, name, [scaled(value) for value in getattr(scheduler, name)])
+        setattr(scheduler, name, [changed(value) for value in getattr(scheduler, name)])

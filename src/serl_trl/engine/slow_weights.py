@@ -1,0 +1,79 @@
+"""Slow weights: an average of the trained ones over the last steps, whose majority confirms that of the trained ones."""
+
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from ..atomic_write import atomic_write
+
+
+logger = logging.getLogger(__name__)
+
+
+def _own_part(parameter: torch.nn.Parameter) -> torch.Tensor:
+    """Return the part of a parameter that this process holds: all of it, unless FSDP2 or ZeRO-3 has sharded it."""
+    if hasattr(parameter, "ds_tensor"):
+        return parameter.ds_tensor.data
+    return parameter.data.to_local() if hasattr(parameter.data, "to_local") else parameter.data
+
+
+class SlowWeights:
+    """An exponential average of the weights that are trained, in float32; each process holds that of its own part.
+
+    After each optimizer step, slow = decay * slow + (1 - decay) * trained. With LoRA only the adapter is averaged.
+
+    Args:
+        parameters (`Iterable[Parameter]`): Of the model as it is trained; those that are frozen are left out.
+        decay (`float`): In [0, 1]; 1 keeps the start.
+    """
+
+    def __init__(self, parameters: Iterable[torch.nn.Parameter], decay: float):
+        self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
+        self.decay = decay
+        self.tensors = [_own_part(parameter).float().clone() for parameter in self.parameters]
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take the weights in after an optimizer step."""
+        for slow, parameter in zip(self.tensors, self.parameters, strict=True):
+            slow.lerp_(_own_part(parameter).float(), 1.0 - self.decay)
+
+    @contextmanager
+    def swapped(self) -> Iterator[None]:
+        """Let the model have the slow weights for the length of the block, and its own again after it, bit for bit."""
+        with torch.no_grad():
+            own = [_own_part(parameter).clone() for parameter in self.parameters]
+            self._write(self.tensors)
+        try:
+            yield
+        finally:
+            self._write(own)
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the tensors to a file; it appears whole or not at all."""
+        with atomic_write(Path(path)) as whole:
+            save_file({str(index): tensor for index, tensor in enumerate(self.tensors)}, whole)
+
+    def load(self, path: str | os.PathLike) -> None:
+        """Take the tensors back from a file that [`SlowWeights.save`] wrote.
+
+        Where they don't fit, since the number of processes has changed, the average begins anew, with a warning.
+        """
+        with safe_open(path, framework="pt") as file:
+            saved = [file.get_tensor(str(index)) for index in range(len(file.keys()))]
+        if [tensor.shape for tensor in saved] != [tensor.shape for tensor in self.tensors]:
+            logger.warning(f"{path} holds the slow weights of another number of processes: their average begins anew.")
+            return
+        for slow, tensor in zip(self.tensors, saved, strict=True):
+            slow.copy_(tensor)
+
+    @torch.no_grad()
+    def _write(self, tensors: list[torch.Tensor]) -> None:
+        for parameter, tensor in zip(self.parameters, tensors, strict=True):
+            _own_part(parameter).copy_(tensor)

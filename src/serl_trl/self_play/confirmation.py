@@ -1,0 +1,86 @@
+"""A majority counts only where slow weights confirm it, by a clear lead in answers of their own."""
+
+from collections.abc import Sequence
+
+from ..answers.judging import judge_group
+from .carriers import Completion, Group
+from .evidence import lead
+from .funnel import Funnel
+from .sampler import Sampler, judge_once
+from .settings import SelfPlaySettings
+
+
+# After so many answers of the slow weights: the lead below which a label is given up, and that from which on it is
+# confirmed. Found in the simulator of docs/runs.md; half of the labels are decided at the first look.
+LOOKS = {8: (0.0, 2.8), 16: (0.7, 3.0), 32: (1.5, 3.0), 64: (3.0, 3.0)}
+
+
+def verdict(answers: int, agreeing: int, others: int) -> bool | None:
+    """Return whether slow weights confirm a label, `None` while more answers could decide it.
+
+    Args:
+        answers (`int`): How many they gave, one of [`LOOKS`].
+        agreeing (`int`): Those that equal the label.
+        others (`int`): Those of the largest other class.
+    """
+    give_up, confirm = LOOKS[answers]
+    if lead(agreeing, others) >= confirm:
+        return True
+    missing, (_, last) = max(LOOKS) - answers, LOOKS[max(LOOKS)]
+    if lead(agreeing, others) < give_up or lead(agreeing + missing, others) < last:
+        return False
+    return None
+
+
+class Confirmation:
+    """Asks the slow weights about groups that have passed everything else.
+
+    Args:
+        settings ([`SelfPlaySettings`]): The run's settings.
+        sampler ([`Sampler`]): Where the answers of the slow weights come from.
+    """
+
+    def __init__(self, settings: SelfPlaySettings, sampler: Sampler):
+        self.settings, self.sampler = settings, sampler
+
+    def ask(self, groups: Sequence[Group], funnel: Funnel) -> tuple[list[bool], list[list[str | None]]]:
+        """Return whether the slow weights confirm each group's label, and what they answered.
+
+        They answer until their lead is clear or out of reach, at each of [`LOOKS`].
+        """
+        open_groups = list(range(len(groups)))
+        verdicts, answers = [False] * len(groups), [[] for _ in groups]
+        replies: list[list[Completion]] = [[] for _ in groups]
+
+        def judge(index: int) -> tuple[bool | None, list[str | None]]:
+            agreeing, others, own = self.count(groups[index], replies[index])
+            return verdict(len(own), agreeing, others), own
+
+        for look, before in zip(LOOKS, [0, *LOOKS], strict=False):
+            if not open_groups:
+                break
+            with funnel.timed("confirmation"):
+                with self.sampler.slow_weights():
+                    prompts = [list(groups[index].prompt_ids) for index in open_groups]
+                    sampled = self.sampler.sample(prompts, look - before)
+                for index, completions in zip(open_groups, sampled, strict=True):
+                    replies[index] += completions
+                funnel.count_confirming(sampled)
+                judged = judge_once(self.sampler, [(index,) for index in open_groups], judge)
+            for index, (confirmed, own) in zip(open_groups, judged, strict=True):
+                verdicts[index], answers[index] = confirmed, own
+            open_groups = [index for index in open_groups if verdicts[index] is None]
+        return verdicts, answers
+
+    def count(self, group: Group, replies: Sequence[Completion]) -> tuple[int, int, list[str | None]]:
+        """Return how many replies agree with the group's label, how many are in the largest other class, and answers."""
+        both = [*group.completions, *replies]
+        texts, truncated = [reply.text for reply in both], [reply.truncated for reply in both]
+        judged = judge_group(texts, truncated, self.settings.answer_format, self.settings.max_vote_seconds)
+        first = len(group.completions)
+        winner = group.vote.rewards.index(1.0)
+        sizes = {winner in members: 0 for members in judged.classes} | {True: 0, False: 0}
+        for members in judged.classes:
+            size = sum(index >= first for index in members)
+            sizes[winner in members] = max(sizes[winner in members], size)
+        return sizes[True], sizes[False], list(judged.answers[first:])

@@ -1,0 +1,201 @@
+"""What the start answers to the user's own instructions: the evidence that its majority can be trusted."""
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from ..answers.voting import true_answer_rewards
+from .carriers import Candidate
+from .evidence import calibrated_pass_rate, wilson_bound
+from .funnel import Funnel
+from .loop import SelfPlayLoader
+from .sampler import judge_once
+
+
+@dataclass(frozen=True)
+class SeedAnswers:
+    """What the start answers to one seed.
+
+    Attributes:
+        instruction (`str`): The seed.
+        pseudo_label (`str | None`): The majority's answer, as in [`Vote`].
+        pass_rate (`float`): Share of the answers that gave it.
+        right (`bool | None`): Whether it is the true answer; `None` without one.
+        confirmed (`bool | None`): Whether more answers confirm it; `None` where the group is out of the band.
+    """
+
+    instruction: str
+    pseudo_label: str | None
+    pass_rate: float
+    right: bool | None = None
+    confirmed: bool | None = None
+
+
+def answer_seeds(
+    loader: SelfPlayLoader, seeds: Sequence[str], true_answers: Mapping[str, str | None]
+) -> list[SeedAnswers]:
+    """Let the model answer each seed as in training; every process calls it, and gets the same.
+
+    Args:
+        loader ([`SelfPlayLoader`]): With the sampler, the labels and the confirmation of the run.
+        seeds (`Sequence[str]`): The instructions.
+        true_answers (`Mapping[str, str]`): Their true answers, `None` where there is none.
+    """
+    funnel = Funnel()
+    candidates = [Candidate(number, 0, 0, seed, []) for number, seed in enumerate(seeds)]
+    answered = loader.answer(candidates, funnel)
+    votes = loader.label(candidates, answered, funnel)
+    groups = loader.keep_in_band(candidates, answered, votes, funnel)
+    confirmed = dict.fromkeys(range(len(seeds)))
+    if loader.confirmation is not None and groups:
+        verdicts, _ = loader.confirmation.ask(groups, funnel)
+        confirmed |= {group.candidate_id: verdict for group, verdict in zip(groups, verdicts, strict=True)}
+    texts = [true_answers.get(seed) for seed in seeds]
+    rewards = _rewards(loader, [completions for _, completions in answered], texts)
+    found = []
+    for number, (seed, vote) in enumerate(zip(seeds, votes, strict=True)):
+        right = None if texts[number] is None else False
+        if right is not None and vote.pseudo_label is not None:
+            right = rewards[number][vote.rewards.index(1.0)] == 1.0
+        found.append(SeedAnswers(seed, vote.pseudo_label, vote.pass_rate, right, confirmed[number]))
+    return found
+
+
+def agreement(loader: SelfPlayLoader, labels: Mapping[str, str]) -> list[float]:
+    """Return which share of a model's answers to each instruction equals its label, shape (instructions,)."""
+    candidates = [Candidate(number, 0, 0, instruction, []) for number, instruction in enumerate(labels)]
+    answered = loader.answer(candidates, Funnel())
+    rewards = _rewards(loader, [completions for _, completions in answered], list(labels.values()))
+    return [sum(row) / len(row) for row in rewards]
+
+
+ACCURACY, CONFIDENCE = 0.75, 0.8  # below this share of right labels training loses (docs/method.md)
+FEWEST_LABELLED = 20  # fewer show too little to set a bound by
+FEWEST_IN_BAND = 8
+READY = 0.5  # least share of seeds in the band whose majority is confirmed
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What the start's answers to the seeds say about its majority.
+
+    Attributes:
+        seeds (`int`): Seeds that were answered.
+        pass_rate (`float`): Their mean pass rate.
+        in_band, confirmed (`int`): Seeds in the band, and those of them whose majority more answers confirm.
+        labelled, right (`int`): Seeds with a true answer, and those of them whose majority gives it.
+        trusted, trusted_right (`int`): Labelled seeds that would be trained on, and those of them with a right majority.
+        min_pass_rate (`float | None`): The floor of the band that follows; `None` if no pass rate is high enough.
+        without_majority (`list[str]`): Seeds whose majority is below the band.
+        watched (`dict[str, str]`): Seeds that are answered again on the way, with the label that counts as right.
+    """
+
+    seeds: int
+    pass_rate: float
+    in_band: int
+    confirmed: int
+    labelled: int
+    right: int
+    trusted: int
+    trusted_right: int
+    min_pass_rate: float | None
+    without_majority: list[str]
+    watched: dict[str, str]
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether the watched seeds are those with true answers."""
+        return self.labelled >= FEWEST_LABELLED
+
+    def describe(self) -> str:
+        """Return the figures in a few lines."""
+        lines = [
+            f"The start's answers to {self.seeds} seeds: pass rate {self.pass_rate:.2f} on average, {self.in_band} in the "
+            f"band; more answers confirm the majority of {self.confirmed} of these."
+        ]
+        if self.labelled:
+            lines.append(
+                f"Of {self.labelled} seeds with true answers the majority is right for {self.right}; of the "
+                f"{self.trusted} that would be trained on, for {self.trusted_right}."
+            )
+        if self.min_pass_rate is not None:
+            lines.append(f"A majority counts from a pass rate of {self.min_pass_rate:.2f} on.")
+        if self.without_majority:
+            lines.append(f"{len(self.without_majority)} seeds without a majority are no few-shot examples.")
+        return "\n".join(lines)
+
+    def refusal(self, max_pass_rate: float) -> str | None:
+        """Return why training would not make the model better, and what to do; `None` if it may."""
+        advice = "Use a stronger model or easier seeds; method 'paper' trains all the same."
+        wrong_bound = wilson_bound(self.trusted - self.trusted_right, max(self.trusted, 1), CONFIDENCE)
+        if self.trusted and wrong_bound > 1 - ACCURACY:
+            return (
+                f"Of {self.trusted} labelled seeds that would be trained on, the majority is right for "
+                f"{self.trusted_right} only. {advice}"
+            )
+        if self.min_pass_rate is None or self.min_pass_rate > max_pass_rate:
+            return (
+                f"The majority is right for {self.right} of {self.labelled} labelled seeds, and in no part of the band for "
+                f"{100 * ACCURACY:.0f} %. {advice}"
+            )
+        if self.in_band >= FEWEST_IN_BAND and self.confirmed < READY * self.in_band:
+            return (
+                f"More answers confirm the start's majority for {self.confirmed} of {self.in_band} seeds in the band "
+                f"only: it is too unsure to learn from itself. {advice}"
+            )
+        return None
+
+
+def gather_evidence(loader: SelfPlayLoader, true_answers: Mapping[str, str | None]) -> Evidence:
+    """Let the start answer at most `evidence_seeds` seeds, labelled ones first, and return what that says.
+
+    Args:
+        loader ([`SelfPlayLoader`]): Of a new run.
+        true_answers (`Mapping[str, str]`): The seeds, with their true answers or `None`.
+    """
+    settings = loader.settings
+    order = random.Random(f"{settings.seed}/evidence").sample(list(true_answers), len(true_answers))
+    order.sort(key=lambda seed: true_answers[seed] is None)
+    answers = answer_seeds(loader, order[: settings.evidence_seeds], true_answers)
+    labelled = [seed for seed in answers if seed.right is not None]
+    counted = [seed for seed in labelled if seed.confirmed or seed.pass_rate > settings.max_pass_rate]
+    trusted = [seed for seed in labelled if seed.confirmed]
+    floor = settings.min_pass_rate
+    if len(labelled) >= FEWEST_LABELLED:
+        rates, right = [seed.pass_rate for seed in counted], [seed.right for seed in counted]
+        floor = calibrated_pass_rate(rates, right, ACCURACY, CONFIDENCE) if counted else None
+        floor = None if floor is None else max(floor, settings.min_pass_rate)
+        watched = {seed.instruction: true_answers[seed.instruction] for seed in labelled}
+    else:
+        watched = {
+            seed.instruction: seed.pseudo_label
+            for seed in answers
+            if seed.pass_rate >= max(settings.min_pass_rate, 0.5)
+        }
+    return Evidence(
+        seeds=len(answers),
+        pass_rate=sum(seed.pass_rate for seed in answers) / len(answers),
+        in_band=sum(seed.confirmed is not None for seed in answers),
+        confirmed=sum(bool(seed.confirmed) for seed in answers),
+        labelled=len(labelled),
+        right=sum(seed.right for seed in labelled),
+        trusted=len(trusted),
+        trusted_right=sum(seed.right for seed in trusted),
+        min_pass_rate=floor,
+        without_majority=[seed.instruction for seed in answers if seed.pass_rate < settings.min_pass_rate],
+        watched=watched,
+    )
+
+
+def _rewards(loader: SelfPlayLoader, groups: list, labels: list[str | None]) -> list[tuple[float, ...]]:
+    """Return 1 for each completion that gives its group's label, else 0; nothing for a group without a label."""
+    settings = loader.settings
+
+    def judge(completions, label):
+        if label is None:
+            return ()
+        texts, truncated = [c.text for c in completions], [c.truncated for c in completions]
+        budget = {"answer_format": settings.answer_format, "max_seconds": settings.max_vote_seconds}
+        return true_answer_rewards(texts, label, truncated=truncated, **budget).rewards
+
+    return judge_once(loader.sampler, zip(groups, labels, strict=True), judge)

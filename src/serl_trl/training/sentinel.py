@@ -1,0 +1,73 @@
+"""A sentinel: fixed seeds, answered every so often, that show when a run begins to lose; the way back to the last good weights."""
+
+import math
+import os
+import shutil
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+
+from transformers.integrations.deepspeed import deepspeed_load_checkpoint
+from transformers.trainer_utils import SaveStrategy
+
+from ..engine.sampling_settings import attributes
+from .schedule import change_learning_rate
+
+
+# The underscore keeps it out of what is pushed, and from Trainer's own checkpoints, which it must not be rotated with.
+GOOD_FOLDER = "_good"
+
+
+def paired_change(now: Sequence[float], before: Sequence[float]) -> tuple[float, float]:
+    """Return the mean change of paired scores, and how many standard errors it is from none; 0 where nothing changed."""
+    changes = [after - start for after, start in zip(now, before, strict=True)]
+    mean = statistics.mean(changes)
+    error = statistics.stdev(changes) / math.sqrt(len(changes)) if len(changes) > 1 else 0.0
+    return mean, mean / error if error else math.copysign(math.inf, mean) if mean else 0.0
+
+
+def good_checkpoint(trainer, step: int) -> Path:
+    """Return the folder of the good weights of a step."""
+    return Path(trainer.args.output_dir) / GOOD_FOLDER / f"checkpoint-{step}"
+
+
+def save_good(trainer, kept: Sequence[int]) -> None:
+    """Save weights, optimizer and slow weights of now as Trainer saves a checkpoint; of the earlier ones stay those `kept`."""
+    folder = str(Path(trainer.args.output_dir) / GOOD_FOLDER)
+    quiet = {"push_to_hub": False, "save_strategy": SaveStrategy.NO, "save_total_limit": None}
+    with attributes(trainer, {"_get_output_dir": lambda trial: folder}), attributes(trainer.args, quiet):
+        trainer._save_checkpoint(trainer.model, None)
+    keep_good(trainer, [*kept, trainer.state.global_step])
+
+
+def keep_good(trainer, kept: Sequence[int]) -> None:
+    """Remove the good weights of all other steps."""
+    if not trainer.args.should_save:
+        return
+    paths = {good_checkpoint(trainer, step) for step in kept}
+    for path in {*(Path(trainer.args.output_dir) / GOOD_FOLDER).glob("checkpoint-*")} - paths:
+        shutil.rmtree(path)
+    if not kept:
+        shutil.rmtree(Path(trainer.args.output_dir) / GOOD_FOLDER, ignore_errors=True)
+
+
+def go_back(trainer, checkpoint: str | os.PathLike, factor: float) -> None:
+    """Take weights, optimizer and slow weights of a checkpoint in the midst of training; the schedule goes on.
+
+    Args:
+        trainer ([`SeRLTrainer`]): The trainer; its steps, ledger and rollouts stay as they are.
+        checkpoint (`str`): From [`save_good`].
+        factor (`float`): What the learning rate is multiplied with from here on.
+    """
+    checkpoint, schedule = str(checkpoint), trainer.lr_scheduler.state_dict()
+    if trainer.is_deepspeed_enabled:
+        deepspeed_load_checkpoint(trainer.model_wrapped, checkpoint, load_module_strict=False)
+    else:
+        trainer._load_from_checkpoint(checkpoint, trainer.model_wrapped if trainer.is_fsdp_enabled else trainer.model)
+    trainer.load_optimizer(checkpoint)
+    trainer.lr_scheduler.load_state_dict(schedule)
+    for group, rate in zip(trainer.optimizer.param_groups, trainer.lr_scheduler.get_last_lr(), strict=True):
+        group["lr"] = rate
+    change_learning_rate(trainer, lambda rate: rate * factor)
+    trainer.trust.load_slow_weights(checkpoint)
+    trainer._last_loaded_step = -1  # vLLM takes the weights of a step once: these are others

@@ -1,0 +1,170 @@
+"""What keeps a run from training on majorities that are wrong: evidence before it, slow weights, and a sentinel on the way."""
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+from transformers import TrainerCallback
+
+from ..engine.models import is_sharded
+from ..engine.slow_weights import SlowWeights
+from ..engine.vllm import engine_seed
+from ..evaluation.in_training import own_generators
+from ..self_play.seed_evidence import Evidence, agreement, gather_evidence
+from .schedule import is_finished
+from .sentinel import go_back, good_checkpoint, keep_good, paired_change, save_good
+
+
+ALARM = 2.0  # standard errors that a fall takes to be one
+SLOWER = 0.5  # what the learning rate is multiplied with at an alarm
+
+
+class NotReadyError(RuntimeError):
+    """The start's own answers give no reason to trust its majority: training would not make it better."""
+
+
+class Trust(TrainerCallback):
+    """Keeps what a [`SeRLTrainer`] knows about its labels beside its weights; with method `paper`, it does nothing.
+
+    Attributes:
+        slow_weights ([`SlowWeights`], *optional*): What confirms a majority; there is none before training begins.
+        evidence ([`Evidence`], *optional*): What the start answers to the seeds.
+        ended (`str`, *optional*): Why the sentinel ended the training.
+    """
+
+    def __init__(self, trainer):
+        self.trainer = trainer
+        self.reset()
+
+    def reset(self) -> None:
+        self.slow_weights: SlowWeights | None = None
+        self.evidence: Evidence | None = None
+        self.start: list[float] = []  # share of answers that agree with each watched label, at the start
+        self.good = self.best = 0  # steps
+        self.best_score = 0.0
+        self.alarms = 0
+        self.checked = 0  # the last step that was
+        self.ended: str | None = None
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        """Begin the average, and gather evidence before a new run's first step.
+
+        Raises:
+            NotReadyError: if the evidence says that training would not make the model better.
+        """
+        if args.confirm_majority and self.slow_weights is None:
+            self._begin_slow_weights()
+        if args.evidence_seeds and self.evidence is None:
+            with self._own_generators():
+                self.evidence = gather_evidence(self.trainer.loader, self.trainer.seeds.true_answers)
+            self._use_evidence()
+            self.trainer.accelerator.print(self.evidence.describe())
+            if reason := self.evidence.refusal(args.max_pass_rate):
+                raise NotReadyError(reason)
+            if self._watches():
+                self.start = self._agreement()
+                self.best_score = sum(self.start)
+                save_good(self.trainer, [])
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if self.slow_weights is not None:
+            self.slow_weights.update()
+        if self._watches() and (state.global_step * args.sentinel_checks) % args.max_steps < args.sentinel_checks:
+            self._check(control)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        ending = self.trainer.ending
+        if not self._watches() or ending.agreed:
+            return
+        if self.checked != state.global_step:
+            self._check(control)
+        if self.evidence.is_labelled and self.best_score > self.last_score < sum(self.start):
+            self._return_to(self.best)
+            self.trainer.accelerator.print(
+                f"The model of step {self.best} is kept: the last one is worse than the start."
+            )
+        if ending.dry is None:
+            keep_good(self.trainer, [])
+
+    def _watches(self) -> bool:
+        return bool(self.trainer.args.sentinel_checks and self.evidence is not None and self.evidence.watched)
+
+    def _agreement(self) -> list[float]:
+        with self._own_generators():
+            return agreement(self.trainer.loader, self.evidence.watched)
+
+    def _own_generators(self):
+        # Those of training go on as if nobody had asked.
+        trainer = self.trainer
+        return own_generators(engine_seed(trainer) + trainer.state.global_step, trainer.accelerator.device)
+
+    def _check(self, control) -> None:
+        """Compare what the model answers to the watched seeds with what the start answered; go back where it has lost."""
+        trainer, step = self.trainer, self.trainer.state.global_step
+        now, self.checked = self._agreement(), step
+        self.last_score = sum(now)
+        change, errors = paired_change(now, self.start)
+        trainer.log({"sentinel/agreement": sum(now) / len(now), "sentinel/change": change, "sentinel/errors": errors})
+        if errors > -ALARM:
+            if self.last_score >= self.best_score:
+                self.best, self.best_score = step, self.last_score
+            self.good = step
+            if not is_finished(trainer):
+                save_good(trainer, [self.best] if self.evidence.is_labelled else [])
+            return
+        self.alarms += 1
+        what = "right answers to" if self.evidence.is_labelled else "the start's majority answers to"
+        text = f"Step {step}: {what} the seeds fell by {-change:.3f} since the start ({-errors:.1f} standard errors)."
+        self._return_to(self.good)
+        if self.alarms == 1:
+            text += f" Weights of step {self.good} are back, and the learning rate is halved."
+        else:
+            self.ended = f"{text} It is the second time: training ends with the weights of step {self.good}."
+            control.should_training_stop = True
+        trainer.accelerator.print(self.ended or text)
+
+    def _return_to(self, step: int) -> None:
+        go_back(self.trainer, good_checkpoint(self.trainer, step), SLOWER)
+
+    def _begin_slow_weights(self) -> None:
+        self.slow_weights = SlowWeights(self.trainer.model_wrapped.parameters(), self.trainer.args.slow_decay)
+
+    def _use_evidence(self) -> None:
+        loader, evidence = self.trainer.loader, self.evidence
+        loader.min_pass_rate = evidence.min_pass_rate
+        if self.trainer.args.instruction_source == "self_instruction":
+            loader.source.leave_out(evidence.without_majority)
+        loader.ledger.metadata = asdict(evidence)
+
+    def state_dict(self) -> dict:
+        """Return what goes into a checkpoint beside the slow weights, as JSON takes it."""
+        names = ("start", "good", "best", "best_score", "alarms", "checked")
+        evidence = None if self.evidence is None else asdict(self.evidence)
+        return {"evidence": evidence} | {name: getattr(self, name) for name in names}
+
+    def load(self, checkpoint: str | os.PathLike, state: dict) -> None:
+        """Go on from a checkpoint, whose weights the model has, and its `state_dict`."""
+        evidence = state.pop("evidence")
+        vars(self).update(state)
+        if evidence is not None:
+            self.evidence = Evidence(**evidence)
+            self._use_evidence()
+        if self.trainer.args.confirm_majority:
+            self._begin_slow_weights()
+            self.load_slow_weights(checkpoint)
+        if self._watches() and not good_checkpoint(self.trainer, self.good).exists():
+            self.good = self.best = self.trainer.state.global_step
+            save_good(self.trainer, [])
+
+    def save_slow_weights(self, checkpoint: str | os.PathLike) -> None:
+        """Write what this process holds; where the weights are not sharded, the first process holds all."""
+        if self.slow_weights is not None and (is_sharded(self.trainer.args) or self.trainer.args.process_index == 0):
+            self.slow_weights.save(self._path(checkpoint))
+
+    def load_slow_weights(self, checkpoint: str | os.PathLike) -> None:
+        if self.slow_weights is not None:
+            self.slow_weights.load(self._path(checkpoint))
+
+    def _path(self, checkpoint: str | os.PathLike) -> Path:
+        rank = self.trainer.args.process_index if is_sharded(self.trainer.args) else 0
+        return Path(checkpoint) / f"serl_slow_weights_{rank}.safetensors"
