@@ -6,6 +6,7 @@ Whoever has another trainer takes [`SelfPlayLoader`] from here, and brings a [`S
 from .carriers import Batch, Candidate, Completion, Group, Message, SamplingSettings
 from .difficulty import is_in_band
 from .diversity import DiversityFilter
+from .evidence import calibrated_pass_rate, lead, wilson_bound
 from .funnel import Funnel
 from .labels import MajorityLabels, TrueAnswerLabels
 from .ledger import Ledger
