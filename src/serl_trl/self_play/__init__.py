@@ -11,6 +11,7 @@ from .funnel import Funnel
 from .labels import MajorityLabels, TrueAnswerLabels
 from .ledger import Ledger
 from .loop import SelfPlayLoader
+from .nearness import NearnessGate
 from .parsing import parse_instructions
 from .pool import InstructionPool
 from .prompt import PromptTemplate, answer_prompt, few_shot_prompt, load_template
