@@ -123,6 +123,9 @@ class SelfPlaySettings:
     max_words: int = setting(150, "Most words of an instruction.")
     blocked_words: list[str] = setting(list(BLOCKED_WORDS), "Whole words that reject an instruction.")
     ascii_only: bool = setting(True, "Whether an instruction must start with an ASCII character.")
+    nearness_level: float = setting(
+        0.0, "How far the limits of an instruction lie beyond the seeds, in [0, 100], 1 being near; 0 lets all pass."
+    )
     diversity_threshold: float = setting(
         0.7, "Highest ROUGE-L F1 with an earlier instruction, in [0, 1]; 1 lets all pass."
     )
@@ -178,6 +181,7 @@ class SelfPlaySettings:
             "max_rounds": (1, inf),
             "max_vote_seconds": (0.1, 3600.0),
             "min_words": (1, self.max_words),
+            "nearness_level": (0.0, 100.0),
         }
         check_bounds(self, bounds)
 
