@@ -88,6 +88,7 @@ ARABIC_DIGITS = str.maketrans("0123456789", "٠١٢٣٤٥٦٧٨٩")
         (sums(50), word_problems(1)[0], False),
         (sums(50), f"What is {'9' * 5000} + 2?", False),  # more digits than int() takes
         (sums(50, "What is {},000 + {},000?"), "What is 57,000 + 19,000?", True),  # thousands are no more numbers
+        (sums(50, "What is {},000 + {},000?"), "What is 5,999 + 1,999?", True),  # below 99,000
         (sums(50, "What is {},000 + {},000?"), "What is 57,000,000 + 19,000?", False),
         (sums(50, "What is 0.{} + 0.{}?"), "What is 0.57 + 0.19?", True),
         (sums(50, "What is {}/100 + {}/100?"), "What is 57/100 + 19/100?", True),  # four numbers
