@@ -60,6 +60,8 @@ NUMBERS = [
     ("top_p", nan),
     ("min_pass_rate", nan),
     ("diversity_threshold", nan),
+    ("nearness_level", nan),
+    ("nearness_level", 101.0),
     ("seed", -1),
     ("seed", 2**32),  # NumPy takes none as large
     ("vllm_gpu_memory_utilization", 1.5),

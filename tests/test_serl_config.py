@@ -92,6 +92,7 @@ def test_the_template_is_that_of_the_answers(tmp_path):
         ({"max_kept_instructions": -1}, "max_kept_instructions is -1"),
         ({"max_kept_examples": 9}, "max_kept_examples is 9"),
         ({"diversity_threshold": 1.5}, "diversity_threshold is 1.5"),
+        ({"nearness_level": -1.0}, "nearness_level is -1.0. Set it within \\[0.0, 100.0\\]"),
         ({"instruction_presence_penalty": 3.0}, "instruction_presence_penalty is 3.0"),
         ({"instruction_temperature": 0.0}, "instruction_temperature is 0.0"),
         ({"min_words": 200}, "min_words is 200"),

@@ -203,6 +203,40 @@ def test_a_dry_run_stops_with_the_funnel_and_advice(tmp_path, script, advice):
     assert "candidates" in str(error.value) and advice in str(error.value)
 
 
+class Straying(Script):
+    """A model that mostly writes of sums, and of spiders as the seeds do once in five."""
+
+    def instruction(self, number):
+        if number % 5 == 0:
+            return f"How many legs do {NOUNS[number // 5]} spiders have"
+        return f"Find the sum of all {number} roots"
+
+
+def test_instructions_far_from_the_seeds_are_rejected(tmp_path):
+    loader = make_loader(tmp_path, Straying(), nearness_level=1.0, diversity_threshold=1.0)
+    batch = next(loader)
+    assert all("spiders" in group.instruction for group in batch.groups)
+    rows = [row for row in ledger_rows(tmp_path) if row["fate"] != "unused"]
+    far = ["roots" in row["instruction"] for row in rows]
+    assert any(far) and [row["reason"] == "far_from_seeds" for row in rows] == far
+    assert batch.metrics["self_instruction/rejected/far_from_seeds"] == sum(far)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "level", "is_warned"),
+    [
+        (SEEDS, 0.0, False),
+        (SEEDS[:2] * 4, 1.0, True),  # too few different ones for a gate
+    ],
+)
+def test_without_a_gate_any_kind_is_admitted(caplog, seeds, level, is_warned):
+    settings = SelfPlaySettings(**SETTINGS, nearness_level=level)
+    source = SelfInstruction(settings, seeds, ScriptedSampler(Straying()), max_tokens=10_000)
+    admitted, _ = source.draw(8, Funnel())
+    assert any("roots" in candidate.instruction for candidate in admitted)
+    assert ("nearness_level is 1.0, and yet no instruction is rejected" in caplog.text) is is_warned
+
+
 def test_self_instruction_alone_says_what_it_lacks():
     settings, sampler = SelfPlaySettings(**SETTINGS), ScriptedSampler(Script(), 1000)
     with pytest.raises(ValueError, match="There are 3 seeds for num_few_shot_examples=8. Add seeds"):
@@ -210,6 +244,11 @@ def test_self_instruction_alone_says_what_it_lacks():
     source = SelfInstruction(settings, SEEDS, sampler, max_tokens=1030)
     with pytest.raises(ValueError, match="max_instruction_length is 1024, and not even a prompt of one example fits"):
         source.draw(1, Funnel())
+
+
+def test_a_dry_run_far_from_the_seeds_says_so(tmp_path):
+    with pytest.raises(RuntimeError, match="Raise nearness_level, or add seeds like what the model writes"):
+        next(make_loader(tmp_path, Script(), nearness_level=1.0, max_rounds=3))
 
 
 def test_a_batch_that_fills_too_slowly_needs_more_rounds(tmp_path):

@@ -24,6 +24,7 @@ REASONS = {
     "leading_punctuation": _UNSOUND,
     "non_ascii": "Set ascii_only to False.",
     "too_many_tokens": "Raise vllm_max_model_length if it is set, or lower max_words or max_completion_length.",
+    "far_from_seeds": "Raise nearness_level, or add seeds like what the model writes: most of it is unlike the seeds.",
     "too_similar": "Raise instruction_temperature or diversity_threshold, or add seeds.",
 }
 

@@ -23,6 +23,7 @@ METHODS = {
     "paper": {
         "min_pass_rate": 0.2,
         "max_pass_rate": 0.8,
+        "nearness_level": 0.0,
         "first_generations": 0,
         "confirm_majority": False,
         "evidence_seeds": 0,
@@ -31,6 +32,7 @@ METHODS = {
     "trusted": {
         "min_pass_rate": 0.2,
         "max_pass_rate": 0.9,
+        "nearness_level": 1.0,
         "first_generations": 8,
         "confirm_majority": True,
         "evidence_seeds": 64,
@@ -143,6 +145,11 @@ class SelfPlaySettings:
     max_words: int = setting(150, "Most words of an instruction.")
     blocked_words: list[str] = setting(list(BLOCKED_WORDS), "Whole words that reject an instruction.")
     ascii_only: bool = setting(True, "Whether an instruction must start with an ASCII character.")
+    nearness_level: float | None = setting(
+        None,
+        "How far the limits of an instruction lie beyond the seeds, in [0, 100], 1 being near; 0 lets all pass. If unset, "
+        "as `method` says.",
+    )
     diversity_threshold: float = setting(
         0.7, "Highest ROUGE-L F1 with an earlier instruction, in [0, 1]; 1 lets all pass."
     )
@@ -234,6 +241,7 @@ class SelfPlaySettings:
             "max_rounds": (1, inf),
             "max_vote_seconds": (0.1, 3600.0),
             "min_words": (1, self.max_words),
+            "nearness_level": (0.0, 100.0),
             "slow_decay": (0.0, 1.0),
         }
         check_bounds(self, bounds)

@@ -1,5 +1,6 @@
 """Where instructions come from: the model writes them after few-shot draws, or the seeds are taken one after another."""
 
+import logging
 import random
 from collections import deque
 from collections.abc import Sequence
@@ -7,12 +8,16 @@ from collections.abc import Sequence
 from .carriers import Candidate, SamplingSettings
 from .diversity import DiversityFilter
 from .funnel import Funnel
+from .nearness import NearnessGate
 from .parsing import parse_instructions, squeeze
 from .pool import InstructionPool
 from .prompt import answer_prompt, few_shot_prompt, load_template
 from .quality import rejection_reason
 from .sampler import Sampler
 from .settings import SelfPlaySettings
+
+
+logger = logging.getLogger(__name__)
 
 
 def check_enough_seeds(seeds: Sequence[str], settings: SelfPlaySettings) -> None:
@@ -24,8 +29,22 @@ def check_enough_seeds(seeds: Sequence[str], settings: SelfPlaySettings) -> None
         )
 
 
+def fit_gate(seeds: Sequence[str], level: float) -> NearnessGate | None:
+    """Return the gate of `nearness_level`, or `None` if that is 0 or the seeds are such that no gate binds."""
+    if level == 0.0:
+        return None
+    gate = NearnessGate(seeds, level)
+    if gate.binds:
+        return gate
+    logger.warning(
+        f"nearness_level is {level}, and yet no instruction is rejected as far from the seeds: the {len(seeds)} seeds are "
+        "too few or too broad to tell their kind from others."
+    )
+    return None
+
+
 class SelfInstruction:
-    """The model lists new instructions after few-shot examples; unsound and similar ones are rejected (SeRL).
+    """The model lists new instructions after few-shot examples; unsound, far and similar ones are rejected (SeRL).
 
     Args:
         settings ([`SelfPlaySettings`]): The run's settings.
@@ -51,6 +70,7 @@ class SelfInstruction:
         self.control_tokens = control_tokens
         self.template = load_template(settings.prompt_template)
         self.pool = InstructionPool([squeeze(seed) for seed in seeds], settings.max_kept_instructions)
+        self.gate = fit_gate(self.pool.seeds, settings.nearness_level)
         self.filter = DiversityFilter(self.pool.seeds, settings.diversity_threshold)
         self.next_id = 0
         self.keep([])
@@ -113,18 +133,19 @@ class SelfInstruction:
         return len(self.sampler.tokenize([prompt])[0]) + max_new_tokens <= self.max_tokens
 
     def admit(self, wanted: int, funnel: Funnel) -> list[Candidate]:
-        """Judge the waiting candidates by quality, then diversity, until `wanted` are admitted; return these."""
+        """Judge the waiting candidates by quality, nearness and diversity until `wanted` are admitted; return these."""
         admitted: list[Candidate] = []
         while self.waiting and len(admitted) < wanted:
             candidate = self.waiting.popleft()
             funnel.counts["judged"] += 1
             if candidate.fate == "rejected":
                 continue
-            if reason := self.unsound(candidate.instruction) or self.too_similar(candidate):
+            instruction = candidate.instruction
+            if reason := self.unsound(instruction) or self.far(instruction) or self.too_similar(candidate):
                 funnel.reject(candidate, reason)
                 continue
             candidate.fate = "admitted"
-            self.filter.add([candidate.instruction])
+            self.filter.add([instruction])
             admitted.append(candidate)
         funnel.counts["admitted"] += len(admitted)
         return admitted
@@ -144,6 +165,10 @@ class SelfInstruction:
         if reason is None and not self.fits(answer_prompt(instruction, self.template), settings.max_completion_length):
             reason = "too_many_tokens"
         return reason
+
+    def far(self, instruction: str) -> str | None:
+        """Return `"far_from_seeds"` if there is a gate and it does not admit an instruction, else `None`."""
+        return "far_from_seeds" if self.gate and not self.gate.admits(instruction) else None
 
     def too_similar(self, candidate: Candidate) -> str | None:
         """Return `"too_similar"` if an earlier instruction is, else `None`; note the nearest one."""
