@@ -150,6 +150,12 @@ class SeRLConfig(SelfPlaySettings, GRPOConfig):
             "label_source": ("majority_vote", "true_answer"),
         }
         check_choices(self, choices | CHOICES)
+        if self.label_source == "true_answer":
+            if self.method == "trusted":
+                raise ValueError(
+                    "method is 'trusted', and label_source is 'true_answer': there is no majority to trust. Leave method out."
+                )
+            self.method = "paper"
         if self.label_source == "true_answer" and self.instruction_source != "seeds":
             raise ValueError(
                 "label_source is 'true_answer', and the model's own instructions have none. Set instruction_source to "

@@ -43,6 +43,7 @@ def main(script_args, training_args, model_args):
     from .self_play.loop import DryBatchError
     from .training.saving import naming_disk
     from .training.summary import StepLines, summarize
+    from .training.trust import NotReadyError
 
     if training_args.hub_token:
         os.environ["HF_TOKEN"] = training_args.hub_token  # for all that the Hub is asked for, the first model too
@@ -57,7 +58,7 @@ def main(script_args, training_args, model_args):
         result = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     except KeyboardInterrupt:
         sys.exit(130)
-    except DryBatchError as error:  # the first one: nothing was trained
+    except (DryBatchError, NotReadyError) as error:  # a first batch that is dry: nothing was trained
         trainer.accelerator.print(f"error: {error}", file=sys.stderr)
         sys.exit(DRY_EXIT_CODE)
     except WriteError as error:
@@ -94,6 +95,9 @@ def main(script_args, training_args, model_args):
     if trainer.ending.dry is not None:
         trainer.accelerator.print("\n" + trainer.ending.why())
         sys.exit(0 if trainer.ending.dry.learnt else DRY_EXIT_CODE)
+    if trainer.trust.ended is not None:
+        trainer.accelerator.print("\n" + trainer.trust.ended)
+        sys.exit(DRY_EXIT_CODE)
 
 
 def merge_or_say(output_dir: str, trust_remote_code: bool) -> None:

@@ -62,12 +62,13 @@ def without_seeds(rows: list[dict], seeds: list[str]) -> tuple[list[dict], list[
     train, withheld = [], []
     for row in rows:
         row = {name: value for name, value in row.items() if name not in PRIVATE_COLUMNS}
-        texts = [squeeze(t).casefold() for t in [row["instruction"], row["pseudo_label"], *row["answers"]] if t]
+        written = [row["instruction"], row["pseudo_label"], *row["answers"], *row["slow_answers"]]
+        texts = [squeeze(text).casefold() for text in written if text]
         differs = was_admitted(row) and (row["rouge_l"] or 0.0) < 1.0
         if differs and not any(seed in text for seed in known for text in texts):
             train.append(row)
         else:
-            withheld.append(row | {"instruction": None, "answers": [], "pseudo_label": None})
+            withheld.append(row | {"instruction": None, "answers": [], "slow_answers": [], "pseudo_label": None})
     return train, withheld
 
 

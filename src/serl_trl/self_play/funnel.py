@@ -29,6 +29,7 @@ REASONS = {
 }
 
 TOO_EASY = "Raise max_pass_rate, or use harder seeds: the model nearly always agrees with itself."
+SAMPLED = ("instruction", "completion", "confirming")  # what the sampled tokens are of
 STAGES = ("self_instruction", "sampling", "vote", "confirmation")  # whose seconds are counted
 FADE = 0.5  # what a batch's counts are worth one batch later
 # Before the first batch: a guess that counts as much as one small batch.

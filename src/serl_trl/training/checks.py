@@ -112,6 +112,8 @@ def usable_seeds(seeds: Seeds, tokenizer: PreTrainedTokenizerBase, max_tokens: i
         raise ValueError("All seeds hold a control token of the model. Remove these tokens from them.")
     if args.label_source == "true_answer":
         _check_true_answers(clean, args.answer_format)
+    elif args.evidence_seeds:
+        clean = _readable(clean, args.answer_format)
     _check_room(list(clean), tokenizer, max_tokens, args)
     return Seeds(clean, seeds.name)
 
@@ -127,6 +129,25 @@ def _check_true_answers(true_answers: dict[str, str | None], answer_format: str)
             read_true_answer(answer, answer_format)
         except ValueError as error:
             raise ValueError(f"The seed {seed!r}: {error}") from error
+
+
+def _readable(true_answers: dict[str, str | None], answer_format: str) -> dict[str, str | None]:
+    """Return the seeds with those answers left out that can't be read, and say how many these are."""
+
+    def read(answer: str | None) -> str | None:
+        try:
+            return answer if answer is None else read_true_answer(answer, answer_format)
+        except ValueError:
+            return None
+
+    found = {seed: read(answer) for seed, answer in true_answers.items()}
+    unread = [true_answers[seed] for seed in found if found[seed] is None and true_answers[seed] is not None]
+    if unread:
+        logger.warning(
+            f"{len(unread)} true answers of the seeds can't be read as answer_format {answer_format!r}, and count as none: "
+            f"{unread[0]!r}, for example."
+        )
+    return {seed: answer if found[seed] is not None else None for seed, answer in true_answers.items()}
 
 
 def _check_room(seeds: list[str], tokenizer: PreTrainedTokenizerBase, max_tokens: int, args) -> None:

@@ -19,7 +19,7 @@ from ..self_play.prompt import load_template
 FACTS_FILE = "serl_run.json"
 
 # Others are another run's: what was learnt and written with them would be mixed with what comes.
-_OF_THE_RUN = ("instruction_source", "label_source", "answer_format")
+_OF_THE_RUN = ("instruction_source", "label_source", "answer_format", "confirm_majority")
 # What becomes of a setting that does not simply hold from here on.
 _CONSEQUENCES = {
     "processes": "buffered rollouts are dropped, and random numbers are others",

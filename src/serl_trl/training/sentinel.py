@@ -34,7 +34,12 @@ def good_checkpoint(trainer, step: int) -> Path:
 def save_good(trainer, kept: Sequence[int]) -> None:
     """Save weights, optimizer and slow weights of now as Trainer saves a checkpoint; of the earlier ones stay those `kept`."""
     folder = str(Path(trainer.args.output_dir) / GOOD_FOLDER)
-    quiet = {"push_to_hub": False, "save_strategy": SaveStrategy.NO, "save_total_limit": None}
+    quiet = {
+        "push_to_hub": False,
+        "save_strategy": SaveStrategy.NO,
+        "save_total_limit": None,
+        "save_only_model": False,
+    }
     with attributes(trainer, {"_get_output_dir": lambda trial: folder}), attributes(trainer.args, quiet):
         trainer._save_checkpoint(trainer.model, None)
     keep_good(trainer, [*kept, trainer.state.global_step])

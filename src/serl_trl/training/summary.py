@@ -2,6 +2,7 @@
 
 from transformers import ProgressCallback
 
+from ..self_play.funnel import SAMPLED
 from ..self_play.ledger import LEDGER_FOLDER
 
 
@@ -34,11 +35,12 @@ def summarize(trainer, train_seconds: float) -> str:
         f"  unused        {unused}, since their batch was full",
         f"  admitted      {counts['admitted']}, each answered {trainer.num_generations} times",
         f"  in the band   {counts['in_band']}, pass rate within "
-        f"[{trainer.args.min_pass_rate}, {trainer.args.max_pass_rate}]",
+        f"[{trainer.loader.min_pass_rate}, {trainer.args.max_pass_rate}]",
+        *([f"  confirmed     {counts['kept']} by the slow weights"] if trainer.args.confirm_majority else []),
         f"Pass rate       {totals.mean_pass_rate:.2f} on average",
         f"Reward          {' '.join(rewards)}",
         *([f"pass@1          {' '.join(accuracies)}"] if accuracies else []),
-        f"Tokens          {counts['instruction_tokens'] + counts['completion_tokens']:,} sampled, "
+        f"Tokens          {sum(counts[f'{what}_tokens'] for what in SAMPLED):,} sampled, "
         f"{counts['trained_tokens']:,} trained",
         f"Seconds         {', '.join(f'{stage} {value:.0f}' for stage, value in seconds.items())}",
         *(["Some of its instructions:"] if trainer.loader.last_trained else []),
