@@ -76,7 +76,11 @@ ARMS = {
 # world -> its arms: all of them in the small one, the rules in the others
 RULES = [*list(ARMS)[:3], "vote only, on the seeds", "random rewards"]
 ARMS_OF = {name: {arm: {"world": name} | ARMS[arm] for arm in RULES} for name in WORLDS} | {"small": ARMS}
-ARMS_OF["drift"]["SeRL, small numbers only"] = {"world": "drift", "blocked_words": [str(n) for n in range(10, 30)]}
+NEAR = {"world": "drift", "blocked_words": [str(number) for number in range(10, 30)]}
+ARMS_OF["drift"] |= {
+    "SeRL, small numbers only": NEAR,
+    "true labels, small numbers only": NEAR | {"reward": "true answer"},
+}
 
 # setting -> its values -> settings that differ from SeRL's; the paper's value is among them
 SWEEP = {
