@@ -104,7 +104,7 @@ def drifting_answering_example(rng: random.Random) -> tuple[str, str]:
 
 
 def wrong_class_answering_example(rng: random.Random) -> tuple[str, str]:
-    """The right answer, but for negative results: their sign is left out in two of three."""
+    """The right answer, but for negative results: their sign is left out in 55 %."""
     pair = rng.choice(PAIRS)
     result = result_of(*pair)
     return answering_example(*pair, said=-result if result < 0 and rng.random() < 0.55 else result)
