@@ -1,4 +1,4 @@
-"""Does it learn? The paper's claim in a world small enough to repeat it many times.
+"""Does it learn? The paper's claim in worlds small enough to repeat it many times.
 
 A 0.3 M-parameter model (scripts/make_tiny_model.py) writes and answers sums and differences of single digits. 50 of the
 200 questions are the seeds; the other 150 are held out to measure pass@1 and maj@16, before and after. Every arm trains
@@ -6,8 +6,9 @@ on as many completions, over several random seeds:
 
     python benchmarks/learning.py                       # the table and the figure, docs/learning.png
     python benchmarks/learning.py --sweep               # one setting changed at a time, docs/learning_sweep.png
+    python benchmarks/learning.py --world drift         # the rules in another world, docs/learning_drift.png
 
-Finished runs are kept in `outputs/learning` and `outputs/learning_sweep`, so that an interrupted benchmark goes on where it stopped.
+Finished runs are kept in `outputs`, in a folder for each figure, so that an interrupted benchmark goes on where it stopped.
 """
 
 import argparse
@@ -18,17 +19,15 @@ import os
 import random
 import shutil
 import statistics
-import subprocess
 import sys
 import time
 from collections import Counter
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+from worlds import ROOT, WORLDS, World, question
 
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "scripts"))
 STEPS, GROUPS, GENERATIONS = 70, 8, 16
 T_QUANTILES = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}  # 97.5 %
 SAMPLES = 16  # completions of each held-out question
@@ -58,10 +57,10 @@ SETTINGS = {
 NO_BAND = {"min_pass_rate": 0.0, "max_pass_rate": 1.0}
 ON_SEEDS = {"instruction_source": "seeds"}
 
-# name -> settings that differ from SeRL's
+# name -> settings that differ from SeRL's; beside them the world, and a reward of REWARDS
 ARMS = {
     "true labels on the seeds": ON_SEEDS | NO_BAND | {"label_source": "true_answer"},
-    "true labels on its own instructions": {"oracle": True},
+    "true labels on its own instructions": {"reward": "true answer"},
     "SeRL": {},
     "SeRL without the difficulty filter": NO_BAND,
     "SeRL, lower bound only": {"max_pass_rate": 1.0},
@@ -71,7 +70,16 @@ ARMS = {
     "SeRL, RLOO": {"advantage_estimator": "rloo"},
     "SeRL, REINFORCE++": {"advantage_estimator": "reinforce_plus_plus"},
     "SeRL, REINFORCE++-baseline": {"advantage_estimator": "reinforce_plus_plus_baseline"},
-    "SeRL from a weak start": {"start": 0.4},
+    "SeRL from a weak start": {"world": "weak"},
+    "random rewards": {"reward": "random"},
+}
+# world -> its arms: all of them in the small one, the rules in the others
+RULES = [*list(ARMS)[:3], "vote only, on the seeds", "random rewards"]
+ARMS_OF = {name: {arm: {"world": name} | ARMS[arm] for arm in RULES} for name in WORLDS} | {"small": ARMS}
+NEAR = {"world": "drift", "blocked_words": [str(number) for number in range(10, 30)]}
+ARMS_OF["drift"] |= {
+    "SeRL, small numbers only": NEAR,
+    "true labels, small numbers only": NEAR | {"reward": "true answer"},
 }
 
 # setting -> its values -> settings that differ from SeRL's; the paper's value is among them
@@ -93,80 +101,81 @@ SWEEP = {
         "8": {},
     },
     "kept examples of 8": {"0": {"max_kept_examples": 0}, "2": {}, "6": {"max_kept_examples": 6}},
-    "start, maj@16": {"0.62": {"start": 0.4}, "0.93": {}},
+    "start, maj@16": {"0.62": {"world": "weak"}, "0.93": {}},
 }
 
 
-def true_answer(question: str) -> int | None:
-    """Return the answer of a question of the small world, `None` if it is none."""
-    words = question.split()
-    is_one = len(words) == 6 and words[:2] == ["what", "is"] and words[3] in ("plus", "minus") and words[5] == "?"
-    if not (is_one and words[2].isdecimal() and words[4].isdecimal()):
-        return None
-    first, second = int(words[2]), int(words[4])
-    return first + second if words[3] == "plus" else first - second
-
-
-def oracle_reward(prompts, completions, answer=None, **kwargs) -> list[float]:
-    """Reward by the true answer, also where the model wrote the question: the upper bound of what labels can do."""
+def true_answer_reward(world: World, seed: int):
+    """Return a reward function by the true answer, also where the model wrote the question: what labels can do."""
     from serl_trl.rewards import is_correct
 
-    truths = [true_answer(prompt[0]["content"]) for prompt in prompts]
-    return [
-        float(truth is not None and is_correct(completion[0]["content"], str(truth)))
-        for truth, completion in zip(truths, completions, strict=True)
-    ]
+    def reward(prompts, completions, **kwargs) -> list[float]:
+        truths = [world.true_answer(prompt[0]["content"]) for prompt in prompts]
+        return [
+            float(truth is not None and is_correct(completion[0]["content"], str(truth)))
+            for truth, completion in zip(truths, completions, strict=True)
+        ]
+
+    return reward
 
 
-def split_questions() -> tuple[list[tuple], list[tuple]]:
-    """Return the 50 seeds and the 150 held-out questions, the same in all runs."""
-    from make_tiny_model import PAIRS
+def random_reward(world: World, seed: int):
+    """Return a reward function that throws a coin for each completion: what training does without a signal."""
+    rng = random.Random(seed)
 
-    pairs = random.Random(0).sample(PAIRS, len(PAIRS))
-    return pairs[:50], pairs[50:]
+    def reward(completions, **kwargs) -> list[float]:
+        return [float(rng.random() < 0.5) for _ in completions]
+
+    return reward
+
+
+REWARDS = {"true answer": true_answer_reward, "random": random_reward}
 
 
 def train(arm: str, settings: dict, seed: int, folder: Path) -> dict:
     """Train one arm with one random seed; return its measures before, during and after."""
     import pyarrow.parquet as pq
     from datasets import Dataset
-    from make_tiny_model import pass_at_1, question
+    from make_tiny_model import pass_at_1
     from transformers import TrainerCallback
 
     from serl_trl import SeRLConfig, SeRLTrainer
 
     arm_settings, settings = settings, dict(settings)
-    oracle, model = settings.pop("oracle", False), start_model(settings.pop("start", 0.78), folder)
-    seeds, held_out = split_questions()
-    texts = [question(*pair) for pair in seeds]
-    rows = Dataset.from_dict({"instruction": texts, "answer": [str(true_answer(text)) for text in texts]})
+    world, reward = WORLDS[settings.pop("world", "small")], settings.pop("reward", None)
+    labelled = len(world.seeds) if settings.get("label_source") == "true_answer" else world.labelled
+    rows = Dataset.from_dict(world.seed_rows(labelled))
     output = folder / f"run-{os.getpid()}"
     shutil.rmtree(output, ignore_errors=True)
-    config = SeRLConfig(str(output), seed=seed, **SETTINGS | settings)
-    trainer = SeRLTrainer(str(model), config, rows, reward_funcs=oracle_reward if oracle else None)
-    curve = [(0, pass_at_1(trainer.model, trainer.processing_class, held_out))]
+    config = SeRLConfig(str(output), seed=seed, **SETTINGS | world.settings | settings)
+    reward_funcs = REWARDS[reward](world, seed) if reward else None
+    trainer = SeRLTrainer(str(world.start_model(folder)), config, rows, reward_funcs=reward_funcs)
+    curve = [(0, pass_at_1(trainer.model, trainer.processing_class, world.held_out))]
 
     class Curve(TrainerCallback):
         def on_step_end(self, args, state, control, **kwargs):
             if state.global_step % 10 == 0:
-                curve.append((state.global_step, pass_at_1(trainer.model, trainer.processing_class, held_out)))
+                curve.append((state.global_step, pass_at_1(trainer.model, trainer.processing_class, world.held_out)))
 
     trainer.add_callback(Curve())
     began = time.perf_counter()
     trainer.train()
     seconds = time.perf_counter() - began
+    # A model that agrees with itself on everything ends its run early, and stays what it is.
+    last, steps = pass_at_1(trainer.model, trainer.processing_class, world.held_out), trainer.state.global_step
+    curve += [(step, last) for step in range(curve[-1][0] + 10, config.max_steps + 1, 10)]
     trainer.save_model(output)
     ledger = [row for path in sorted(output.glob("_ledger/*.parquet")) for row in pq.read_table(path).to_pylist()]
     for row in ledger:
-        truth = true_answer(row["instruction"])
+        truth = world.true_answer(row["instruction"])
         row["right"] = truth is not None and row["pseudo_label"] == str(truth)
     trained = [row for row in ledger if row["fate"] == "trained"]
-    thirds = [[row for row in trained if row["trained_step"] * 3 // config.max_steps == third] for third in range(3)]
+    thirds = [[row for row in trained if row["trained_step"] * 3 // steps == third] for third in range(3)]
     result = {
         "arm": arm,
         "settings": arm_settings,
         "seed": seed,
-        **measure(output, held_out, folder),
+        **measure(output, world, folder),
         "curve": curve,
         "label_accuracy": [sum(row["right"] for row in third) / len(third) for third in thirds],
         "distinct": [len({row["instruction"] for row in third}) / len(third) for third in thirds],
@@ -176,7 +185,10 @@ def train(arm: str, settings: dict, seed: int, folder: Path) -> dict:
             trainer.loader.totals.counts[f"{what}_tokens"] for what in ("instruction", "completion")
         ),
         "seconds": seconds,
+        "steps": steps,
     }
+    if world.is_far:
+        result["far"] = [sum(world.is_far(row["instruction"]) for row in third) / len(third) for third in thirds]
     shutil.rmtree(output)
     return result
 
@@ -199,34 +211,21 @@ def calibration(ledger: list[dict]) -> dict[str, list[list[int]]]:
     return counts
 
 
-def start_model(accuracy: float, folder: Path) -> Path:
-    """Return the folder of the model to start from, made if it is not there."""
-    if accuracy == 0.78:
-        return ROOT / "tests" / "tiny_model"
-    path = folder / f"start-{accuracy}"
-    if not path.exists():
-        script = [sys.executable, str(ROOT / "scripts" / "make_tiny_model.py"), "--accuracy", str(accuracy)]
-        subprocess.run([*script, "--output", str(path)], check=True, stdout=subprocess.DEVNULL)
-    return path
-
-
-def measure(model: Path, held_out: list[tuple], folder: Path) -> dict:
+def measure(model: Path, world: World, folder: Path) -> dict:
     """Return pass@1 and maj@16 on the held-out questions, as `serl-trl eval` measures them."""
-    from make_tiny_model import question
-
     from serl_trl.evaluation.arguments import EvaluationArguments
     from serl_trl.evaluation.job import evaluate
 
     data, output = folder / f"held-out-{os.getpid()}.jsonl", folder / f"eval-{os.getpid()}"
-    texts = [question(*pair) for pair in held_out]
-    data.write_text("".join(json.dumps({"question": t, "answer": str(true_answer(t))}) + "\n" for t in texts))
+    texts = [question(*pair) for pair in world.held_out]
+    data.write_text("".join(json.dumps({"question": t, "answer": str(world.true_answer(t))}) + "\n" for t in texts))
     shutil.rmtree(output, ignore_errors=True)
     results = evaluate(
         EvaluationArguments(
             model=str(model),
             data=[str(data)],
             num_samples=SAMPLES,
-            batch_size=len(held_out) * SAMPLES,
+            batch_size=len(texts) * SAMPLES,
             max_completion_length=8,
             prompt_template=SETTINGS["prompt_template"],
             use_vllm=False,
@@ -263,8 +262,8 @@ def run_all(arms: dict[str, dict], seeds: int, folder: Path) -> list[dict]:
     finished = {(result["arm"], result["seed"]) for result in results}
     # Seed by seed, so that what an interrupt leaves is comparable.
     jobs = [(arm, arms[arm], seed, folder) for seed in range(seeds) for arm in arms if (arm, seed) not in finished]
-    for accuracy in {settings.get("start", 0.78) for settings in arms.values()}:
-        start_model(accuracy, folder)
+    for name in {settings.get("world", "small") for settings in arms.values()}:
+        WORLDS[name].start_model(folder)
     began = time.perf_counter()
     with multiprocessing.get_context("spawn").Pool(2, set_up_worker) as pool, record.open("a") as file:
         for done, result in enumerate(pool.imap_unordered(run_job, jobs), start=1):
@@ -296,10 +295,12 @@ def by_arm(results: list[dict], arms: dict[str, dict]) -> dict[str, list[dict]]:
 
 def table(groups: dict[str, list[dict]], start_majority: float) -> str:
     """Return the Markdown table of all arms: means over the seeds, and maj@16 of the start."""
+    names = {"label_accuracy": "labels right", "distinct": "different instructions", "far": "beyond the seeds"}
+    names = {name: title for name, title in names.items() if name in groups["SeRL"][0]}
     lines = [
-        "| arm | pass@1 | gain, 95 % interval | worst seed | maj@16 | labels right | different instructions |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-        f"| start | {groups['SeRL'][0]['curve'][0][1]:.3f} | | | {start_majority:.3f} | | |",
+        f"| arm | pass@1 | gain, 95 % interval | worst seed | maj@16 | {' | '.join(names.values())} |",
+        "| --- " * (5 + len(names)) + "|",
+        f"| start | {groups['SeRL'][0]['curve'][0][1]:.3f} | | | {start_majority:.3f} {'| ' * len(names)}|",
     ]
     for arm, runs in groups.items():
         mean, half = interval([run["gain"] for run in runs])
@@ -307,13 +308,13 @@ def table(groups: dict[str, list[dict]], start_majority: float) -> str:
         majority = statistics.mean(run["maj@16"] for run in runs)
         thirds = {
             name: " → ".join(f"{statistics.mean(run[name][third] for run in runs):.2f}" for third in range(3))
-            for name in ("label_accuracy", "distinct")
+            for name in names
         }
         if "true labels" in arm:
             thirds["label_accuracy"] = "true labels"
         lines.append(
             f"| {arm} | {final:.3f} | {mean:+.3f} ± {half:.3f} | {min(run['gain'] for run in runs):+.3f} | "
-            f"{majority:.3f} | {thirds['label_accuracy']} | {thirds['distinct']} |"
+            f"{majority:.3f} | {' | '.join(thirds.values())} |"
         )
     return "\n".join(lines)
 
@@ -396,22 +397,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--sweep", action="store_true", help="one setting changed at a time")
     parser.add_argument("--seeds", type=int, help="runs of each arm; by default 5, and 3 in the sweep")
+    parser.add_argument("--world", choices=WORLDS, default="small", help="what is asked, and where it starts")
     args = parser.parse_args()
+    if args.sweep and args.world != "small":
+        parser.error(f"--sweep is in the small world, and --world is {args.world}. Leave one of them out.")
     if args.seeds is not None and not 1 <= args.seeds <= max(T_QUANTILES):
         parser.error(f"--seeds is {args.seeds}. Set it within [1, {max(T_QUANTILES)}].")
-    name = "learning_sweep" if args.sweep else "learning"
+    name = "learning_sweep" if args.sweep else "learning" if args.world == "small" else f"learning_{args.world}"
     folder = ROOT / "outputs" / name
     folder.mkdir(parents=True, exist_ok=True)
-    arms = ARMS
+    arms = ARMS_OF[args.world]
     if args.sweep:
         arms = {sweep_name(changes): changes for values in SWEEP.values() for changes in values.values()}
     results = run_all(arms, args.seeds or (3 if args.sweep else 5), folder)
     groups = by_arm(results, arms)
-    start = measure(start_model(0.78, folder), split_questions()[1], folder)
+    world = WORLDS[args.world]
+    start = measure(world.start_model(folder), world, folder)
     print(table(groups, start[f"maj@{SAMPLES}"]))
     figure = ROOT / "docs" / f"{name}.png"
     (draw_sweep if args.sweep else draw)(groups, figure)
-    if not args.sweep:
+    if name == "learning":
         draw_front(groups, ROOT / "docs" / "gain.png")
     print(f"\n{figure.relative_to(ROOT)}")
 
