@@ -140,6 +140,8 @@ def train(arm: str, settings: dict, seed: int, folder: Path) -> dict:
     from transformers import TrainerCallback
 
     from serl_trl import SeRLConfig, SeRLTrainer
+    from serl_trl.self_play.funnel import SAMPLED
+    from serl_trl.training.trust import NotReadyError
 
     arm_settings, settings = settings, dict(settings)
     world, reward = WORLDS[settings.pop("world", "small")], settings.pop("reward", None)
@@ -159,10 +161,17 @@ def train(arm: str, settings: dict, seed: int, folder: Path) -> dict:
 
     trainer.add_callback(Curve())
     began = time.perf_counter()
-    trainer.train()
+    refused = None
+    try:
+        trainer.train()
+    except NotReadyError as error:
+        refused = str(error)
     seconds = time.perf_counter() - began
     # A model that agrees with itself on everything ends its run early, and stays what it is.
     last, steps = pass_at_1(trainer.model, trainer.processing_class, world.held_out), trainer.state.global_step
+    curve[1:] = (
+        [*curve[1:-1], (curve[-1][0], last)] if len(curve) > 1 else []
+    )  # a sentinel may change the model at the end
     curve += [(step, last) for step in range(curve[-1][0] + 10, config.max_steps + 1, 10)]
     trainer.save_model(output)
     ledger = [row for path in sorted(output.glob("_ledger/*.parquet")) for row in pq.read_table(path).to_pylist()]
@@ -170,7 +179,9 @@ def train(arm: str, settings: dict, seed: int, folder: Path) -> dict:
         truth = world.true_answer(row["instruction"])
         row["right"] = truth is not None and row["pseudo_label"] == str(truth)
     trained = [row for row in ledger if row["fate"] == "trained"]
-    thirds = [[row for row in trained if row["trained_step"] * 3 // steps == third] for third in range(3)]
+    thirds = [
+        [row for row in trained if row["trained_step"] * 3 // steps == third] for third in range(3 if trained else 0)
+    ]
     result = {
         "arm": arm,
         "settings": arm_settings,
@@ -181,9 +192,9 @@ def train(arm: str, settings: dict, seed: int, folder: Path) -> dict:
         "distinct": [len({row["instruction"] for row in third}) / len(third) for third in thirds],
         "calibration": calibration(ledger),
         "trained_tokens": trainer.loader.totals.counts["trained_tokens"],
-        "sampled_tokens": sum(
-            trainer.loader.totals.counts[f"{what}_tokens"] for what in ("instruction", "completion")
-        ),
+        "sampled_tokens": sum(trainer.loader.totals.counts[f"{what}_tokens"] for what in SAMPLED),
+        "alarms": trainer.trust.alarms,
+        "refused": refused,
         "seconds": seconds,
         "steps": steps,
     }

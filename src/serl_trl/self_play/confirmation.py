@@ -12,7 +12,7 @@ from .settings import SelfPlaySettings
 
 # After so many answers of the slow weights: the lead below which a label is given up, and that from which on it is
 # confirmed. Found in the simulator of docs/runs.md; half of the labels are decided at the first look.
-LOOKS = {8: (0.0, 2.8), 16: (0.7, 3.0), 32: (1.5, 3.0), 64: (3.0, 3.0)}
+LOOKS = {8: (0.0, 2.8), 16: (0.7, 3.0), 32: (3.0, 3.0)}
 
 
 def verdict(answers: int, agreeing: int, others: int) -> bool | None:

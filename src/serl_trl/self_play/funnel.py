@@ -29,7 +29,7 @@ REASONS = {
 }
 
 TOO_EASY = "Raise max_pass_rate, or use harder seeds: the model nearly always agrees with itself."
-SAMPLED = ("instruction", "completion", "confirming")  # what the sampled tokens are of
+SAMPLED = ("instruction", "completion", "confirming", "checking")  # what the sampled tokens are of
 STAGES = ("self_instruction", "sampling", "vote", "confirmation")  # whose seconds are counted
 FADE = 0.5  # what a batch's counts are worth one batch later
 # Before the first batch: a guess that counts as much as one small batch.
@@ -45,7 +45,7 @@ class Funnel:
         counts (`Counter`):
             `requests`, `candidates`, `judged`, `admitted`, `answered`, `in_band` and `kept` along the funnel;
             `completions`, `unparsed`, `truncated` and `timeouts` among the answers; `instruction_tokens`,
-            `completion_tokens` and `confirming_tokens` sampled; `trained_tokens`; `surplus` groups of the batch before among the trained, and `dropped` ones.
+            `completion_tokens`, `confirming_tokens` and `checking_tokens` (of seeds) sampled; `trained_tokens`; `surplus` groups of the batch before among the trained, and `dropped` ones.
         rejected (`Counter`): Candidates rejected, by reason.
         pass_rates (`Counter`): Groups voted on, by pass rate.
         seconds (`Counter`): Seconds by stage.

@@ -50,6 +50,7 @@ def answer_seeds(
     if loader.confirmation is not None and groups:
         verdicts, _ = loader.confirmation.ask(groups, funnel)
         confirmed |= {group.candidate_id: verdict for group, verdict in zip(groups, verdicts, strict=True)}
+    _count(loader, funnel)
     texts = [true_answers.get(seed) for seed in seeds]
     rewards = _rewards(loader, [completions for _, completions in answered], texts)
     found = []
@@ -64,14 +65,23 @@ def answer_seeds(
 def agreement(loader: SelfPlayLoader, labels: Mapping[str, str]) -> list[float]:
     """Return which share of a model's answers to each instruction equals its label, shape (instructions,)."""
     candidates = [Candidate(number, 0, 0, instruction, []) for number, instruction in enumerate(labels)]
-    answered = loader.answer(candidates, Funnel())
+    funnel = Funnel()
+    answered = loader.answer(candidates, funnel)
+    _count(loader, funnel)
     rewards = _rewards(loader, [completions for _, completions in answered], list(labels.values()))
     return [sum(row) / len(row) for row in rewards]
+
+
+def _count(loader: SelfPlayLoader, funnel: Funnel) -> None:
+    tokens = funnel.counts["completion_tokens"] + funnel.counts["confirming_tokens"]
+    loader.totals.counts["checking_tokens"] += tokens
 
 
 ACCURACY, CONFIDENCE = 0.75, 0.8  # below this share of right labels training loses (docs/method.md)
 FEWEST_LABELLED = 20  # fewer show too little to set a bound by
 FEWEST_IN_BAND = 8
+STRONG = 0.5  # pass rate from which on a majority without a true answer is watched
+MOST_WATCHED = 32
 READY = 0.5  # least share of seeds in the band whose majority is confirmed
 
 
@@ -167,11 +177,7 @@ def gather_evidence(loader: SelfPlayLoader, true_answers: Mapping[str, str | Non
         floor = None if floor is None else max(floor, settings.min_pass_rate)
         watched = {seed.instruction: true_answers[seed.instruction] for seed in labelled}
     else:
-        watched = {
-            seed.instruction: seed.pseudo_label
-            for seed in answers
-            if seed.pass_rate >= max(settings.min_pass_rate, 0.5)
-        }
+        watched = {seed.instruction: seed.pseudo_label for seed in answers if seed.pass_rate >= STRONG}
     return Evidence(
         seeds=len(answers),
         pass_rate=sum(seed.pass_rate for seed in answers) / len(answers),
@@ -183,7 +189,7 @@ def gather_evidence(loader: SelfPlayLoader, true_answers: Mapping[str, str | Non
         trusted_right=sum(seed.right for seed in trusted),
         min_pass_rate=floor,
         without_majority=[seed.instruction for seed in answers if seed.pass_rate < settings.min_pass_rate],
-        watched=watched,
+        watched=dict(list(watched.items())[:MOST_WATCHED]),
     )
 
 

@@ -16,6 +16,7 @@ from .sentinel import go_back, good_checkpoint, keep_good, paired_change, save_g
 
 
 ALARM = 2.0  # standard errors that a fall takes to be one
+FEWEST_STEPS = 8  # between two checks, which cost as much as some steps
 SLOWER = 0.5  # what the learning rate is multiplied with at an alarm
 
 
@@ -69,7 +70,7 @@ class Trust(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if self.slow_weights is not None:
             self.slow_weights.update()
-        if self._watches() and (state.global_step * args.sentinel_checks) % args.max_steps < args.sentinel_checks:
+        if self._watches() and state.global_step % self._steps_between_checks() == 0:
             self._check(control)
 
     def on_train_end(self, args, state, control, **kwargs):
@@ -88,6 +89,9 @@ class Trust(TrainerCallback):
 
     def _watches(self) -> bool:
         return bool(self.trainer.args.sentinel_checks and self.evidence is not None and self.evidence.watched)
+
+    def _steps_between_checks(self) -> int:
+        return max(self.trainer.args.max_steps // self.trainer.args.sentinel_checks, FEWEST_STEPS)
 
     def _agreement(self) -> list[float]:
         with self._own_generators():
