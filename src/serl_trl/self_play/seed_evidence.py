@@ -82,7 +82,7 @@ FEWEST_LABELLED = 20  # fewer show too little to set a bound by
 FEWEST_IN_BAND = 8
 STRONG = 0.5  # pass rate from which on a majority without a true answer is watched
 MOST_WATCHED = 32
-READY = 0.5  # least share of seeds in the band whose majority is confirmed
+READY = 0.4  # least share of seeds in the band whose majority is confirmed
 
 
 @dataclass(frozen=True)
