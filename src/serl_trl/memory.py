@@ -111,6 +111,7 @@ def budget(sizes: ModelSizes, work: Workload) -> dict[str, float]:
         # LoRA's reference is the base itself, with the adapter switched off.
         "reference model": 4 * all_weights if work.method == "full" and work.reference else 0,
         "optimizer": 2 * trained_bytes * trained,
+        "slow weights": 4 * trained,
         "vLLM": work.engine,
     }
     training = {
@@ -118,7 +119,8 @@ def budget(sizes: ModelSizes, work: Workload) -> dict[str, float]:
         "activations": _activations(sizes, work, compute),
         "logits": _logits(sizes, work, compute),
     }
-    sampling = {"sampling": _sampling(sizes, work, compute)}
+    # The trained weights are put by while the slow ones answer.
+    sampling = {"sampling": _sampling(sizes, work, compute) + trained_bytes * trained}
     fullest = max(training, sampling, key=lambda phase: sum(phase.values()))
     return parts | {name: fullest.get(name, 0) for name in (*training, *sampling)}
 

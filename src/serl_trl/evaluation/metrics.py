@@ -22,7 +22,11 @@ from statistics import mode
 
 import numpy as np
 
+from ..self_play.confirmation import LOOKS, verdict
+from ..self_play.settings import METHODS
 
+
+VOTING = 16  # completions of a group
 RESAMPLES = 2000  # of the bootstrap
 CONFIDENCE = 0.95
 
@@ -88,6 +92,25 @@ def summarize(rows: Sequence[dict]) -> dict[str, dict[str, float]]:
         low, high = bootstrap_interval(values)
         summary[metric] = {"value": sum(values) / len(values), "low": low, "high": high}
     return summary
+
+
+def clear_leads(rows: Sequence[dict]) -> tuple[int, int]:
+    """Return how many instructions are in the band of method `trusted`, and for how many of these the majority is clear.
+
+    The first 16 completions vote, the next 32 confirm, as the slow weights do before a run's first step; rows have as many.
+    """
+    in_band = clear = 0
+    band, answers = METHODS["trusted"], max(LOOKS)
+    for row in rows:
+        voting, confirming = row["classes"][:VOTING], Counter(row["classes"][VOTING : VOTING + answers])
+        votes = Counter(number for number in voting if number is not None)
+        label, agreeing = votes.most_common(1)[0] if votes else (None, 0)
+        if agreeing < 2 or not band["min_pass_rate"] <= agreeing / VOTING <= band["max_pass_rate"]:
+            continue
+        in_band += 1
+        others = max((count for number, count in confirming.items() if number not in (None, label)), default=0)
+        clear += bool(verdict(answers, confirming[label], others))
+    return in_band, clear
 
 
 def by_level(rows: Sequence[dict]) -> dict[str, list[dict]]:

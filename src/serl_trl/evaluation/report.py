@@ -3,7 +3,9 @@
 from collections.abc import Sequence
 
 from ..markdown import escaped
-from .metrics import RESAMPLES
+from ..self_play.confirmation import LOOKS
+from ..self_play.seed_evidence import READY
+from .metrics import RESAMPLES, VOTING, clear_leads
 
 
 WEAK_MAJORITY = 0.7  # between the 0.62 that did not learn and the 0.94 that did (docs/runs.md)
@@ -32,6 +34,13 @@ def report(results: dict) -> str:
         for name, data in datasets.items()
         if settings["num_samples"] >= 4 and data["metrics"][most]["value"] < WEAK_MAJORITY
     ]
+    if settings["num_samples"] >= VOTING + max(LOOKS):
+        for name, data in datasets.items():
+            in_band, clear = clear_leads(data["rows"])
+            parts.append(
+                f"On {name} {in_band} instructions are in the band of method `trusted`, and more answers confirm the "
+                f"majority of {clear} of these. It trains where that are {100 * READY:.0f} %."
+            )
     if comparison := results.get("comparison"):
         different = "; ".join(comparison["different_settings"]) or "none"
         parts += [

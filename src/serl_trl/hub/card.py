@@ -41,6 +41,8 @@ def add_training(path: str | os.PathLike, record: RunRecord, log_history: Sequen
         f"Base model: {base_model}. Seeds: {len(record.seeds)} instructions from {escaped(record.seeds_name)}, whose text "
         "is not given here.",
     ]
+    if record.evidence is not None:
+        paragraphs += ["### Evidence", record.evidence]
     if record.command is not None:
         paragraphs += ["### Command", code_block(record.command, "bash")]
     recipe = code_block(settings_yaml(record.settings), "yaml")

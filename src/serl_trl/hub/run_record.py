@@ -32,6 +32,7 @@ class RunRecord:
         seeds (`list[str]`): The seeds' text; it is there to be kept out of what is pushed.
         settings (`dict`): The settings that differ from their defaults.
         command (`str`, *optional*): The command that trained, if it was one.
+        evidence (`str`, *optional*): What the start's answers to the seeds say, without the seeds' text.
     """
 
     base_model: str
@@ -39,6 +40,7 @@ class RunRecord:
     seeds: list[str]
     settings: dict
     command: str | None = None
+    evidence: str | None = None
 
     def save(self, run: str | os.PathLike) -> None:
         """Write the record into the run's folder."""
@@ -88,4 +90,5 @@ def make_record(trainer, command: str | None, model_settings: dict) -> RunRecord
         seeds=[squeeze(seed) for seed in trainer.seeds.instructions],
         settings=model_settings | changed_settings(trainer.args),
         command=command,
+        evidence=trainer.trust.evidence and trainer.trust.evidence.describe(),
     )
