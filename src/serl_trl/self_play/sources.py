@@ -72,6 +72,7 @@ class SelfInstruction:
         self.pool = InstructionPool([squeeze(seed) for seed in seeds], settings.max_kept_instructions)
         self.gate = fit_gate(self.pool.seeds, settings.nearness_level)
         self.filter = DiversityFilter(self.pool.seeds, settings.diversity_threshold)
+        self.max_kept_examples = settings.max_kept_examples  # none, once the model's own instructions drift
         self.next_id = 0
         self.keep([])
         self.begin_batch(0)
@@ -118,7 +119,7 @@ class SelfInstruction:
     def draw_examples(self) -> list[str]:
         """Draw few-shot examples, without the longest ones if the prompt would not fit."""
         settings = self.settings
-        examples = self.pool.few_shot_examples(self.rng, settings.num_few_shot_examples, settings.max_kept_examples)
+        examples = self.pool.few_shot_examples(self.rng, settings.num_few_shot_examples, self.max_kept_examples)
         while not self.fits(few_shot_prompt(examples, self.template), settings.max_instruction_length):
             if len(examples) == 1:
                 raise ValueError(

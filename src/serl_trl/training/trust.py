@@ -1,5 +1,6 @@
 """What keeps a run from training on majorities that are wrong: evidence before it, slow weights, and a sentinel on the way."""
 
+import logging
 import os
 from dataclasses import asdict
 from pathlib import Path
@@ -15,8 +16,11 @@ from .schedule import is_finished
 from .sentinel import go_back, good_checkpoint, keep_good, paired_change, save_good
 
 
+logger = logging.getLogger(__name__)
+
 ALARM = 2.0  # standard errors that a fall takes to be one
 FEWEST_STEPS = 8  # between two checks, which cost as much as some steps
+DRIFT, DRIFT_GROUPS = 0.15, 64  # fall of the pass rate, over at least so many groups
 SLOWER = 0.5  # what the learning rate is multiplied with at an alarm
 
 
@@ -42,7 +46,7 @@ class Trust(TrainerCallback):
         self.evidence: Evidence | None = None
         self.start: list[float] = []  # share of answers that agree with each watched label, at the start
         self.good = self.best = 0  # steps
-        self.best_score = 0.0
+        self.best_score = self.last_score = 0.0
         self.alarms = 0
         self.checked = 0  # the last step that was
         self.ended: str | None = None
@@ -70,6 +74,7 @@ class Trust(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs):
         if self.slow_weights is not None:
             self.slow_weights.update()
+        self._watch_drift()
         if self._watches() and state.global_step % self._steps_between_checks() == 0:
             self._check(control)
             if self.good == state.global_step and not is_finished(self.trainer):
@@ -89,6 +94,24 @@ class Trust(TrainerCallback):
         if is_finished(self.trainer) or self.ended:
             keep_good(self.trainer, [])
 
+    def _watch_drift(self) -> None:
+        """Draw few-shot examples from the seeds alone once the model's own instructions are harder, where no gate binds."""
+        loader, args = self.trainer.loader, self.trainer.args
+        if (
+            self.evidence is None
+            or args.instruction_source == "seeds"
+            or not args.nearness_level
+            or loader.source.gate
+        ):
+            return
+        voted, harder = loader.totals.pass_rates.total(), self.evidence.pass_rate - loader.totals.mean_pass_rate
+        if voted >= DRIFT_GROUPS and harder > DRIFT and loader.source.max_kept_examples:
+            loader.source.max_kept_examples = 0
+            logger.warning(
+                f"The pass rate of the model's own instructions is {harder:.2f} below that of the seeds: few-shot examples "
+                "are drawn from the seeds alone from here on."
+            )
+
     def _watches(self) -> bool:
         return bool(self.trainer.args.sentinel_checks and self.evidence is not None and self.evidence.watched)
 
@@ -102,7 +125,8 @@ class Trust(TrainerCallback):
     def _own_generators(self):
         # Those of training go on as if nobody had asked.
         trainer = self.trainer
-        return own_generators(engine_seed(trainer) + trainer.state.global_step, trainer.accelerator.device)
+        seed = (engine_seed(trainer) + trainer.state.global_step) % 2**32
+        return own_generators(seed, trainer.accelerator.device)
 
     def _check(self, control) -> None:
         """Compare what the model answers to the watched seeds with what the start answered; go back where it has lost."""
@@ -142,7 +166,7 @@ class Trust(TrainerCallback):
 
     def state_dict(self) -> dict:
         """Return what goes into a checkpoint beside the slow weights, as JSON takes it."""
-        names = ("start", "good", "best", "best_score", "alarms", "checked")
+        names = ("start", "good", "best", "best_score", "last_score", "alarms", "checked")
         evidence = None if self.evidence is None else asdict(self.evidence)
         return {"evidence": evidence} | {name: getattr(self, name) for name in names}
 
@@ -153,6 +177,7 @@ class Trust(TrainerCallback):
         if evidence is not None:
             self.evidence = Evidence(**evidence)
             self._use_evidence()
+            self._watch_drift()
         if self.trainer.args.confirm_majority:
             self._begin_slow_weights()
             self.load_slow_weights(checkpoint)
