@@ -1,39 +1,37 @@
-"""Does it learn? The paper's claim in worlds small enough to repeat it many times.
+"""Does it learn, and does it ever lose? The rules in worlds small enough to repeat them many times.
 
-A 0.3 M-parameter model (scripts/make_tiny_model.py) writes and answers sums and differences of single digits. 50 of the
-200 questions are the seeds; the other 150 are held out to measure pass@1 and maj@16, before and after. Every arm trains
-on as many completions, over several random seeds:
+A 0.3 M-parameter model (scripts/make_tiny_model.py) writes and answers sums and differences. 50 questions are the seeds;
+150 others are held out to measure pass@1 and maj@16, before and after. Every arm trains on as many completions, over
+several random seeds:
 
-    python benchmarks/learning.py                       # the table and the figure, docs/learning.png
-    python benchmarks/learning.py --sweep               # one setting changed at a time, docs/learning_sweep.png
-    python benchmarks/learning.py --world drift         # the rules in another world, docs/learning_drift.png
+    python benchmarks/learning.py                       # the rules in all worlds of worlds.py: docs/worlds.png
+    python benchmarks/learning.py --ablation            # parts of the paper's rule, in the small world: docs/learning.png
+    python benchmarks/learning.py --sweep               # one setting of it changed at a time: docs/learning_sweep.png
 
 Finished runs are kept in `outputs`, in a folder for each figure, so that an interrupted benchmark goes on where it stopped.
 """
 
 import argparse
 import json
-import math
 import multiprocessing
 import os
 import random
 import shutil
-import statistics
 import sys
 import time
 from collections import Counter
 from pathlib import Path
 
-import matplotlib.pyplot as plt
+from learning_figures import T_QUANTILES, by_arm, draw, draw_sweep, draw_worlds, table, worlds_table
 from worlds import ROOT, WORLDS, World, question
 
 
 STEPS, GROUPS, GENERATIONS = 70, 8, 16
-T_QUANTILES = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}  # 97.5 %
 SAMPLES = 16  # completions of each held-out question
 
 # The paper's band, KL and cosine; the learning rate is the small model's own.
 SETTINGS = {
+    "method": "paper",
     "use_cpu": True,
     "bf16": False,
     "gradient_checkpointing": False,
@@ -57,10 +55,23 @@ SETTINGS = {
 NO_BAND = {"min_pass_rate": 0.0, "max_pass_rate": 1.0}
 ON_SEEDS = {"instruction_source": "seeds"}
 
-# name -> settings that differ from SeRL's; beside them the world, and a reward of REWARDS
-ARMS = {
-    "true labels on the seeds": ON_SEEDS | NO_BAND | {"label_source": "true_answer"},
+# name -> settings that differ from the paper's; beside them the world, and a reward of REWARDS
+RULES = {
+    "paper": {},
+    "trusted": {"method": "trusted"},
     "true labels on its own instructions": {"reward": "true answer"},
+    "true labels on the seeds": ON_SEEDS | NO_BAND | {"label_source": "true_answer"},
+    "trusted, random rewards": {"method": "trusted", "reward": "random"},
+}
+RULES_OF = {
+    "small": list(RULES),
+    "weak": list(RULES)[:3],
+    "fast": list(RULES)[:3],
+    "drift": ["paper", "trusted", "true labels on the seeds"],
+    "wrong_class": list(RULES)[:3],
+}
+WORLD_ARMS = {f"{world}: {rule}": {"world": world} | RULES[rule] for world in RULES_OF for rule in RULES_OF[world]}
+ABLATION = {
     "SeRL": {},
     "SeRL without the difficulty filter": NO_BAND,
     "SeRL, lower bound only": {"max_pass_rate": 1.0},
@@ -70,16 +81,6 @@ ARMS = {
     "SeRL, RLOO": {"advantage_estimator": "rloo"},
     "SeRL, REINFORCE++": {"advantage_estimator": "reinforce_plus_plus"},
     "SeRL, REINFORCE++-baseline": {"advantage_estimator": "reinforce_plus_plus_baseline"},
-    "SeRL from a weak start": {"world": "weak"},
-    "random rewards": {"reward": "random"},
-}
-# world -> its arms: all of them in the small one, the rules in the others
-RULES = [*list(ARMS)[:3], "vote only, on the seeds", "random rewards"]
-ARMS_OF = {name: {arm: {"world": name} | ARMS[arm] for arm in RULES} for name in WORLDS} | {"small": ARMS}
-NEAR = {"world": "drift", "blocked_words": [str(number) for number in range(10, 30)]}
-ARMS_OF["drift"] |= {
-    "SeRL, small numbers only": NEAR,
-    "true labels, small numbers only": NEAR | {"reward": "true answer"},
 }
 
 # setting -> its values -> settings that differ from SeRL's; the paper's value is among them
@@ -289,146 +290,43 @@ def run_all(arms: dict[str, dict], seeds: int, folder: Path) -> list[dict]:
     return [result for result in results if result["arm"] in arms and result["seed"] < seeds]
 
 
-def interval(values: list[float]) -> tuple[float, float]:
-    """Return mean and half width of the 95 % t-interval over the seeds; no width for a single one."""
-    mean = statistics.mean(values)
-    if len(values) < 2:
-        return mean, 0.0
-    return mean, T_QUANTILES[len(values)] * statistics.stdev(values) / math.sqrt(len(values))
-
-
-def by_arm(results: list[dict], arms: dict[str, dict]) -> dict[str, list[dict]]:
-    """Return the results of each arm, with the gain in pass@1 over its start."""
-    for result in results:
-        result["gain"] = result["curve"][-1][1] - result["curve"][0][1]
-    return {arm: [result for result in results if result["arm"] == arm] for arm in arms}
-
-
-def table(groups: dict[str, list[dict]], start_majority: float) -> str:
-    """Return the Markdown table of all arms: means over the seeds, and maj@16 of the start."""
-    names = {"label_accuracy": "labels right", "distinct": "different instructions", "far": "beyond the seeds"}
-    names = {name: title for name, title in names.items() if name in groups["SeRL"][0]}
-    lines = [
-        f"| arm | pass@1 | gain, 95 % interval | worst seed | maj@16 | {' | '.join(names.values())} |",
-        "| --- " * (5 + len(names)) + "|",
-        f"| start | {groups['SeRL'][0]['curve'][0][1]:.3f} | | | {start_majority:.3f} {'| ' * len(names)}|",
-    ]
-    for arm, runs in groups.items():
-        mean, half = interval([run["gain"] for run in runs])
-        final = statistics.mean(run["curve"][-1][1] for run in runs)
-        majority = statistics.mean(run["maj@16"] for run in runs)
-        thirds = {
-            name: " → ".join(f"{statistics.mean(run[name][third] for run in runs):.2f}" for third in range(3))
-            for name in names
-        }
-        if "true labels" in arm:
-            thirds["label_accuracy"] = "true labels"
-        lines.append(
-            f"| {arm} | {final:.3f} | {mean:+.3f} ± {half:.3f} | {min(run['gain'] for run in runs):+.3f} | "
-            f"{majority:.3f} | {' | '.join(thirds.values())} |"
-        )
-    return "\n".join(lines)
-
-
-def draw(groups: dict[str, list[dict]], path: Path) -> None:
-    """Draw gains, curves, labels and diversity of the arms."""
-    figure, ((gains, curves), (labels, distinct)) = plt.subplots(2, 2, figsize=(13, 10), layout="constrained")
-    for place, runs in enumerate(groups.values()):
-        values = [run["gain"] for run in runs]
-        mean, half = interval(values)
-        gains.errorbar(mean, -place, xerr=half, fmt="o", color="C0", capsize=3)
-        gains.plot(values, [-place] * len(values), "|", color="C1")
-    gains.axvline(0, color="gray", linewidth=0.8)
-    gains.set(title="gain in pass@1: mean, 95 % interval, each seed", yticks=[-n for n in range(len(groups))])
-    gains.set_yticklabels(list(groups))
-    for arm in list(groups)[:7]:
-        runs = groups[arm]
-        steps = [step for step, _ in runs[0]["curve"]]
-        curves.plot(steps, [statistics.mean(run["curve"][n][1] for run in runs) for n in range(len(steps))], label=arm)
-        for axis, name in ((labels, "label_accuracy"), (distinct, "distinct")):
-            axis.plot([1, 2, 3], [statistics.mean(run[name][n] for run in runs) for n in range(3)], "o-", label=arm)
-    curves.set(title="pass@1 on the held-out questions", xlabel="step")
-    labels.set(title="pseudo-labels that are right, of those trained on", xlabel="third of the run", xticks=[1, 2, 3])
-    distinct.set(title="different instructions, as a share", xlabel="third of the run", xticks=[1, 2, 3])
-    curves.legend(fontsize="small")
-    figure.savefig(path, dpi=80)
-
-
-def draw_front(groups: dict[str, list[dict]], path: Path) -> None:
-    """Draw what the README begins with: pass@1 over the steps of SeRL and of true labels on the same seeds."""
-    figure, axis = plt.subplots(figsize=(8, 3.6), layout="constrained")
-    shown = {
-        "SeRL": ("SeRL, no labels", "C0"),
-        "true labels on the seeds": ("true labels on the same questions", "C7"),
-    }
-    for arm, (label, color) in shown.items():
-        curves = [run["curve"] for run in groups[arm]]
-        steps = [step for step, _ in curves[0]]
-        points = [interval([curve[n][1] for curve in curves]) for n in range(len(steps))]
-        axis.plot(steps, [mean for mean, _ in points], color=color, label=label)
-        bounds = ([mean - half for mean, half in points], [mean + half for mean, half in points])
-        axis.fill_between(steps, *bounds, color=color, alpha=0.2, linewidth=0)
-    axis.axhline(groups["SeRL"][0]["curve"][0][1], color="gray", linewidth=0.8, linestyle=":", label="start")
-    axis.set(xlabel="step", ylabel="pass@1 on held-out questions")
-    axis.set_title(
-        f"a 0.3 M-parameter model, mean of {len(groups['SeRL'])} random runs with its 95 % interval", fontsize="medium"
-    )
-    axis.legend(loc="lower right")
-    figure.savefig(path, dpi=110)
-
-
 def sweep_name(changes: dict) -> str:
     """Return the name of an arm of the sweep, that of SeRL itself for no changes."""
     return ", ".join(["SeRL", *(f"{setting} {value}" for setting, value in changes.items())])
 
 
-def draw_sweep(groups: dict[str, list[dict]], path: Path) -> None:
-    """Draw the gain of each seed for each value of each setting of the sweep."""
-    figure, axes = plt.subplots(2, 5, figsize=(19, 7), layout="constrained")
-    for axis, (setting, values) in zip(axes.flat, SWEEP.items(), strict=False):
-        for place, value in enumerate(values):
-            gains = [run["gain"] for run in groups[sweep_name(values[value])]]
-            axis.plot([place] * len(gains), gains, "o", color="C1", alpha=0.6)
-            axis.plot([place - 0.2, place + 0.2], [statistics.mean(gains)] * 2, color="C0")
-        axis.axhline(0, color="gray", linewidth=0.8)
-        axis.set(title=setting, xticks=range(len(values)))
-        axis.set_xticklabels(list(values), fontsize="small")
-        axis.set_ylim(-0.06, 0.08)
-    for axis, name in zip(axes.flat[-2:], ("pass rate", "margin"), strict=True):
-        runs = groups["SeRL"]
-        counts = [[sum(run["calibration"][name][place][n] for run in runs) for n in (0, 1)] for place in range(11)]
-        seen = [place for place in range(11) if counts[place][1] >= 20]
-        axis.plot([place / 10 for place in seen], [counts[place][0] / counts[place][1] for place in seen], "o-")
-        axis.set(title=f"pseudo-labels that are right, by {name}", ylim=(0, 1.02), xlim=(0, 1.02))
-    figure.suptitle("gain in pass@1 over the start: each seed, and the mean")
-    figure.savefig(path, dpi=80)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--sweep", action="store_true", help="one setting changed at a time")
+    kind = parser.add_mutually_exclusive_group()
+    kind.add_argument("--ablation", action="store_true", help="parts of the paper's rule, in the small world")
+    kind.add_argument("--sweep", action="store_true", help="one setting of the paper's rule changed at a time")
     parser.add_argument("--seeds", type=int, help="runs of each arm; by default 5, and 3 in the sweep")
-    parser.add_argument("--world", choices=WORLDS, default="small", help="what is asked, and where it starts")
     args = parser.parse_args()
-    if args.sweep and args.world != "small":
-        parser.error(f"--sweep is in the small world, and --world is {args.world}. Leave one of them out.")
     if args.seeds is not None and not 1 <= args.seeds <= max(T_QUANTILES):
         parser.error(f"--seeds is {args.seeds}. Set it within [1, {max(T_QUANTILES)}].")
-    name = "learning_sweep" if args.sweep else "learning" if args.world == "small" else f"learning_{args.world}"
-    folder = ROOT / "outputs" / name
+    name = "learning_sweep" if args.sweep else "learning" if args.ablation else "worlds"
+    folder, figure = ROOT / "outputs" / name, ROOT / "docs" / f"{name}.png"
     folder.mkdir(parents=True, exist_ok=True)
-    arms = ARMS_OF[args.world]
-    if args.sweep:
-        arms = {sweep_name(changes): changes for values in SWEEP.values() for changes in values.values()}
-    results = run_all(arms, args.seeds or (3 if args.sweep else 5), folder)
-    groups = by_arm(results, arms)
-    world = WORLDS[args.world]
-    start = measure(world.start_model(folder), world, folder)
-    print(table(groups, start[f"maj@{SAMPLES}"]))
-    figure = ROOT / "docs" / f"{name}.png"
-    (draw_sweep if args.sweep else draw)(groups, figure)
-    if name == "learning":
-        draw_front(groups, ROOT / "docs" / "gain.png")
+    sweep = {sweep_name(changes): changes for values in SWEEP.values() for changes in values.values()}
+    arms = sweep if args.sweep else ABLATION if args.ablation else WORLD_ARMS
+    groups = by_arm(run_all(arms, args.seeds or (3 if args.sweep else 5), folder), arms)
+    if name == "worlds":
+        print(worlds_table(groups))
+        draw_worlds(groups, figure)
+    else:
+        world = WORLDS["small"]
+        start = measure(world.start_model(folder), world, folder)
+        print(table(groups, start[f"maj@{SAMPLES}"]))
+        if args.sweep:
+            draw_sweep(
+                {
+                    setting: {value: groups[sweep_name(changes)] for value, changes in values.items()}
+                    for setting, values in SWEEP.items()
+                },
+                figure,
+            )
+        else:
+            draw(groups, figure)
     print(f"\n{figure.relative_to(ROOT)}")
 
 

@@ -77,6 +77,7 @@ WORLDS = {
     for world in (
         World("small"),
         World("weak", accuracy=0.4),
+        World("fast", settings={"learning_rate": 2e-4}),  # three times the rate that suits the model
         World("drift", "drift", 0.72, is_far=has_large_number),
         World("wrong_class", "wrong_class", 0.85, labelled=30),
     )

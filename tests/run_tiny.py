@@ -65,6 +65,8 @@ def make_trainer(
     trainer = trainer_class(str(TINY_MODEL), config, tiny_seeds(), peft_config=adapter)
     if same_completions:
         trainer.loader.sampler = trainer.loader.source.sampler = SameCompletions(trainer)
+        if trainer.loader.confirmation is not None:
+            trainer.loader.confirmation.sampler = trainer.loader.sampler
     return trainer
 
 

@@ -9,7 +9,7 @@ from conftest import ROOT
 
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
-from learning import ARMS_OF, REWARDS, SETTINGS  # noqa: E402
+from learning import REWARDS, SETTINGS, WORLD_ARMS  # noqa: E402
 from make_tiny_model import FAR_PAIRS, LESSONS, make_tokenizer, question  # noqa: E402
 from worlds import WORLDS, World, true_answer  # noqa: E402
 
@@ -71,4 +71,4 @@ def test_arms_change_known_settings_only():
     from serl_trl import SeRLConfig
 
     known = {*SETTINGS, *SeRLConfig.__dataclass_fields__, "world", "reward"}
-    assert all(known.issuperset(changes) for arms in ARMS_OF.values() for changes in arms.values())
+    assert all(known.issuperset(changes) for changes in WORLD_ARMS.values())

@@ -10,6 +10,7 @@ from conftest import TINY_MODEL, tiny_config, tiny_seeds
 
 from serl_trl import SeRLTrainer
 from serl_trl.engine.log_probabilities import log_probabilities
+from serl_trl.engine.slow_weights import SlowWeights
 from serl_trl.engine.vllm import prepare_vllm
 from serl_trl.self_play.carriers import SamplingSettings
 
@@ -73,6 +74,21 @@ def test_changed_weights_reach_the_engine(trainer):
         parameter.data = saved[name]
     trainer._last_loaded_step = -1
     assert sample(trainer, QUESTION, GREEDY)[0].token_ids == before.token_ids
+
+
+def test_slow_weights_answer_in_their_block_and_only_there(trainer):
+    before = sample(trainer, QUESTION, GREEDY)[0].token_ids
+    trainer.trust.slow_weights = SlowWeights(trainer.model.parameters(), decay=0.98)
+    generator = torch.Generator().manual_seed(0)
+    for slow in trainer.trust.slow_weights.tensors:
+        slow += 0.5 * torch.randn(slow.shape, generator=generator)
+    prompt_ids = tuple(trainer.loader.sampler.tokenize([QUESTION])[0])
+    with trainer.loader.sampler.slow_weights():
+        assert sample(trainer, QUESTION, GREEDY)[0].token_ids != before
+        (drawn,) = sample(trainer, QUESTION, None)
+        (expected,) = log_probabilities(trainer, [(prompt_ids, drawn.token_ids)])
+    torch.testing.assert_close(torch.tensor(drawn.logprobs), torch.tensor(expected), rtol=0, atol=1e-3)
+    assert sample(trainer, QUESTION, GREEDY)[0].token_ids == before
 
 
 def test_changed_embeddings_reach_the_engine_in_both_their_roles(trainer):

@@ -72,6 +72,8 @@ class Trust(TrainerCallback):
             self.slow_weights.update()
         if self._watches() and state.global_step % self._steps_between_checks() == 0:
             self._check(control)
+            if self.good == state.global_step and not is_finished(self.trainer):
+                save_good(self.trainer, [self.best] if self.evidence.is_labelled else [])
 
     def on_train_end(self, args, state, control, **kwargs):
         ending = self.trainer.ending
@@ -84,7 +86,7 @@ class Trust(TrainerCallback):
             self.trainer.accelerator.print(
                 f"The model of step {self.best} is kept: the last one is worse than the start."
             )
-        if ending.dry is None:
+        if is_finished(self.trainer) or self.ended:
             keep_good(self.trainer, [])
 
     def _watches(self) -> bool:
@@ -113,8 +115,6 @@ class Trust(TrainerCallback):
             if self.last_score >= self.best_score:
                 self.best, self.best_score = step, self.last_score
             self.good = step
-            if not is_finished(trainer):
-                save_good(trainer, [self.best] if self.evidence.is_labelled else [])
             return
         self.alarms += 1
         what = "right answers to" if self.evidence.is_labelled else "the start's majority answers to"

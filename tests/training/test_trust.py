@@ -1,0 +1,126 @@
+"""A run of method `trusted` begins with evidence, notices when it loses, and goes on after an alarm as if nothing was."""
+
+import pytest
+import torch
+from conftest import TINY_MODEL, ledger_rows, tiny_config, tiny_seeds, weights
+from datasets import Dataset
+from test_resume import SCHEDULE
+from transformers import TrainerCallback
+
+from serl_trl import SeRLTrainer
+from serl_trl.training.sentinel import GOOD_FOLDER
+from serl_trl.training.trust import NotReadyError
+
+
+TRUSTED = SCHEDULE | {
+    "method": "trusted",
+    "num_generations": 8,
+    "max_steps": 32,
+    "save_steps": 12,
+    "nearness_level": 0,
+    "learning_rate": 6e-5,
+}
+TRUSTED |= {"generation_batch_size": 16, "per_device_train_batch_size": 16, "gradient_accumulation_steps": 1}
+# Against the vote, and fast: what the model says of the seeds falls apart.
+LOSES = {"learning_rate": 4e-4, "warmup_steps": 0, "lr_scheduler_type": "constant"}
+
+
+def labelled_seeds():
+    texts = tiny_seeds()["instruction"]
+    return Dataset.from_dict({"instruction": texts, "answer": [str(true_answer(text)) for text in texts]})
+
+
+def true_answer(text):
+    _, _, first, sign, second, _ = text.split()
+    return int(first) + (1 if sign == "plus" else -1) * int(second)
+
+
+def against_the_vote(completions, vote_reward, **kwargs):
+    return [1.0 - reward for reward in vote_reward]
+
+
+class StopAt(TrainerCallback):
+    """Ends a training after a step, with a checkpoint, as a user's callback may."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_training_stop |= state.global_step == self.step
+
+
+def make_trainer(tmp_path, stop_at=None, reward=None, seeds=None, **changes):
+    trainer = SeRLTrainer(
+        str(TINY_MODEL), tiny_config(tmp_path, **TRUSTED | changes), seeds or tiny_seeds(), reward_funcs=reward
+    )
+    if stop_at is not None:
+        trainer.add_callback(StopAt(stop_at))
+    return trainer
+
+
+def end_of(trainer, tmp_path):
+    """What two runs that are the same have in common."""
+    learning_rates = [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
+    return weights(trainer.model), ledger_rows(tmp_path), trainer.trust.state_dict(), learning_rates
+
+
+def is_same(first, second):
+    same_weights = all(torch.equal(a, b) for a, b in zip(first[0], second[0], strict=True))
+    return same_weights and first[1:] == second[1:]
+
+
+@pytest.mark.parametrize(
+    "reward, changes, alarms",
+    [
+        (None, {}, 0),  # no alarm: slow weights and watched seeds are as if there had been no interruption
+        (against_the_vote, LOSES, 2),  # interrupted between the first alarm, after 8 steps, and the second
+    ],
+)
+def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path, reward, changes, alarms):
+    whole = make_trainer(tmp_path / "whole", reward=reward, **changes)
+    whole.train()
+    assert whole.trust.alarms == alarms
+    make_trainer(tmp_path / "parts", stop_at=12, reward=reward, **changes).train()
+    resumed = make_trainer(tmp_path / "parts", reward=reward, **changes)
+    resumed.train(resume_from_checkpoint=True)
+    assert is_same(end_of(resumed, tmp_path / "parts"), end_of(whole, tmp_path / "whole"))
+
+
+def test_an_alarm_brings_back_weights_and_halves_the_learning_rate(tmp_path, capsys):
+    trainer = make_trainer(tmp_path, stop_at=8, reward=against_the_vote, **LOSES)
+    start = weights(trainer.model)
+    trainer.train()
+    assert trainer.trust.alarms == 1 and "the learning rate is halved" in capsys.readouterr().out
+    assert all(torch.equal(a, b) for a, b in zip(weights(trainer.model), start, strict=True))
+    assert trainer.lr_scheduler.get_last_lr() == [2e-4] * 2
+
+
+def test_the_second_alarm_ends_the_run_with_the_last_good_weights(tmp_path):
+    trainer = make_trainer(tmp_path, reward=against_the_vote, **LOSES)
+    start = weights(trainer.model)
+    trainer.train()
+    assert trainer.state.global_step < 32 and "second time" in trainer.trust.ended
+    assert all(torch.equal(a, b) for a, b in zip(weights(trainer.model), start, strict=True))
+    assert not (tmp_path / GOOD_FOLDER).exists()
+
+
+def test_with_true_answers_the_model_is_never_worse_on_them_than_the_start(tmp_path):
+    changes = LOSES | {"max_steps": 7}  # too short for a check on the way
+    trainer = make_trainer(tmp_path, reward=against_the_vote, seeds=labelled_seeds(), **changes)
+    start = weights(trainer.model)
+    trainer.train()
+    assert trainer.trust.evidence.is_labelled
+    assert all(torch.equal(a, b) for a, b in zip(weights(trainer.model), start, strict=True))
+
+
+def test_a_start_that_is_unsure_is_refused_with_the_figures(tmp_path):
+    trainer = make_trainer(tmp_path, temperature=1.6)
+    with pytest.raises(NotReadyError, match=r"\d+ of \d+ seeds in the band"):
+        trainer.train()
+    assert trainer.state.global_step == 0
+
+
+def test_without_checks_and_evidence_nothing_is_asked(tmp_path):
+    trainer = make_trainer(tmp_path, max_steps=2, evidence_seeds=0, confirm_majority=False, first_generations=0)
+    trainer.train()
+    assert trainer.trust.evidence is None and trainer.loader.totals.counts["checking_tokens"] == 0
