@@ -54,6 +54,28 @@ def test_the_template_is_that_of_the_answers(tmp_path):
     assert choice.prompt_template == "choice"
 
 
+TRUE_LABELS = {"instruction_source": "seeds", "label_source": "true_answer"}
+
+
+@pytest.mark.parametrize(
+    ("given", "method", "confirms"),
+    [
+        ({}, "paper", False),
+        ({"method": "trusted"}, "trusted", True),
+        ({"method": "trusted", "confirm_majority": False}, "trusted", False),
+        (TRUE_LABELS, "paper", False),
+        ({**TRUE_LABELS, "method": "paper", "confirm_majority": False, "evidence_seeds": 0}, "paper", False),
+    ],
+)
+def test_the_method(tmp_path, given, method, confirms):
+    config = tiny_config(tmp_path, **given)
+    assert (config.method, config.confirm_majority, config.max_pass_rate) == (
+        method,
+        confirms,
+        0.9 if method == "trusted" else 0.8,
+    )
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -65,6 +87,11 @@ def test_the_template_is_that_of_the_answers(tmp_path):
         ({"label_source": "vote"}, "'vote'. Set it to one of majority_vote, true_answer"),
         ({"answer_format": "letter"}, "'letter'. Set it to one of math, choice"),
         ({"label_source": "true_answer"}, "instruction_source to 'seeds'"),  # there are none for its own instructions
+        ({"method": "best"}, "'best'. Set it to one of None, paper, trusted"),
+        ({**TRUE_LABELS, "method": "best"}, "'best'. Set it to one of None, paper, trusted"),
+        ({**TRUE_LABELS, "method": "trusted"}, "method is 'trusted', and .* no majority to trust. Leave method out"),
+        ({**TRUE_LABELS, "confirm_majority": True}, "confirm_majority is True, and .* Leave confirm_majority out"),
+        ({**TRUE_LABELS, "evidence_seeds": 64}, "evidence_seeds is 64, and .* Leave evidence_seeds out"),
         # what an estimator would overrule without a word
         ({"advantage_estimator": "dr_grpo", "loss_type": "bnpo"}, "loss_type is 'bnpo', which dr_grpo has no use for"),
         ({"advantage_estimator": "dr_grpo", "scale_rewards": "batch"}, "scale_rewards is 'batch', which dr_grpo"),

@@ -13,6 +13,7 @@ from .bounds import BOUNDS, CHOICES, UNUSED
 from .hub.privacy import check_privacy
 from .self_play.settings import (
     INSTRUCTIONS_PER_STEP,
+    METHODS,
     SelfPlaySettings,
     as_object,
     check_bounds,
@@ -148,13 +149,16 @@ class SeRLConfig(SelfPlaySettings, GRPOConfig):
             "advantage_estimator": ESTIMATORS,
             "instruction_source": ("self_instruction", "seeds"),
             "label_source": ("majority_vote", "true_answer"),
+            "method": (None, *METHODS),
         }
         check_choices(self, choices | CHOICES)
         if self.label_source == "true_answer":
-            if self.method == "trusted":
-                raise ValueError(
-                    "method is 'trusted', and label_source is 'true_answer': there is no majority to trust. Leave method out."
-                )
+            for name, unused in {"method": "paper", "confirm_majority": False, "evidence_seeds": 0}.items():
+                if getattr(self, name) not in (None, unused):
+                    raise ValueError(
+                        f"{name} is {getattr(self, name)!r}, and label_source is 'true_answer': there is no majority to "
+                        f"trust. Leave {name} out."
+                    )
             self.method = "paper"
         if self.label_source == "true_answer" and self.instruction_source != "seeds":
             raise ValueError(

@@ -50,8 +50,8 @@ class Script:
 SETTINGS = {"num_generations": 4, "generation_batch_size": 8, "instruction_requests": 2}  # 2 groups of 4 a batch
 
 
-def make_loader(tmp_path, script, max_words=1000, from_seeds=False, labels=None, **changes):
-    sampler = ScriptedSampler(script, max_words)
+def make_loader(tmp_path, script, max_words=1000, from_seeds=False, labels=None, slow_reply=None, **changes):
+    sampler = ScriptedSampler(script, max_words, slow_reply)
     settings = SelfPlaySettings(**SETTINGS | changes)
     if from_seeds:
         source = SeedPasses(settings, SEEDS, sampler)

@@ -63,12 +63,17 @@ class SlowWeights:
     def load(self, path: str | os.PathLike) -> None:
         """Take the tensors back from a file that [`SlowWeights.save`] wrote.
 
-        Where they don't fit, since the number of processes has changed, the average begins anew, with a warning.
+        Where there is none or they don't fit, since the number of processes has changed, the average begins anew, with
+        a warning.
         """
-        with safe_open(path, framework="pt") as file:
-            saved = [file.get_tensor(str(index)) for index in range(len(file.keys()))]
+        saved = []
+        if Path(path).exists():
+            with safe_open(path, framework="pt") as file:
+                saved = [file.get_tensor(str(index)) for index in range(len(file.keys()))]
         if [tensor.shape for tensor in saved] != [tensor.shape for tensor in self.tensors]:
-            logger.warning(f"{path} holds the slow weights of another number of processes: their average begins anew.")
+            logger.warning(
+                f"{path} is missing, or of another number of processes: the average of the slow weights begins anew."
+            )
             return
         for slow, tensor in zip(self.tensors, saved, strict=True):
             slow.copy_(tensor)

@@ -56,8 +56,8 @@ class Candidate:
         parents (`list[str]`): The few-shot examples that it was written from.
         fate (`str`):
             `"unused"` (the batch was full before its turn), `"rejected"`, `"admitted"` (the run stopped before it was
-            answered), `"no_pseudo_label"`, `"out_of_band"`, `"empty_completion"`, `"unconfirmed"` (by the slow weights), `"surplus"`
-            (beyond what its batch needed, and not trained in the next one either) or `"trained"`.
+            answered), `"no_pseudo_label"`, `"out_of_band"`, `"empty_completion"`, `"unconfirmed"` (by the slow weights),
+            `"surplus"` (beyond what its batch needed, and not trained in the next one either) or `"trained"`.
         reason (`str | None`): Why it was rejected, one of [`REASONS`](funnel.py).
         nearest (`str | None`): The most similar earlier instruction, by ROUGE-L; `None` if none has a word in common.
         rouge_l (`float | None`): ROUGE-L F1 with `nearest`, in [0, 1].

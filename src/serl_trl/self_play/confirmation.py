@@ -26,10 +26,7 @@ def verdict(answers: int, agreeing: int, others: int) -> bool | None:
     give_up, confirm = LOOKS[answers]
     if lead(agreeing, others) >= confirm:
         return True
-    missing, (_, last) = max(LOOKS) - answers, LOOKS[max(LOOKS)]
-    if lead(agreeing, others) < give_up or lead(agreeing + missing, others) < last:
-        return False
-    return None
+    return False if lead(agreeing, others) < give_up else None
 
 
 class Confirmation:
@@ -46,7 +43,7 @@ class Confirmation:
     def ask(self, groups: Sequence[Group], funnel: Funnel) -> tuple[list[bool], list[list[str | None]]]:
         """Return whether the slow weights confirm each group's label, and what they answered.
 
-        They answer until their lead is clear or out of reach, at each of [`LOOKS`].
+        They answer until [`verdict`] is clear at one of [`LOOKS`]; at the last one it always is.
         """
         open_groups = list(range(len(groups)))
         verdicts, answers = [False] * len(groups), [[] for _ in groups]
@@ -73,14 +70,17 @@ class Confirmation:
         return verdicts, answers
 
     def count(self, group: Group, replies: Sequence[Completion]) -> tuple[int, int, list[str | None]]:
-        """Return how many replies agree with the group's label, how many are in the largest other class, and answers."""
+        """Return how many replies agree with the group's label, how many the largest other class has, and answers."""
         both = [*group.completions, *replies]
         texts, truncated = [reply.text for reply in both], [reply.truncated for reply in both]
         judged = judge_group(texts, truncated, self.settings.answer_format, self.settings.max_vote_seconds)
         first = len(group.completions)
         winner = group.vote.rewards.index(1.0)
-        sizes = {winner in members: 0 for members in judged.classes} | {True: 0, False: 0}
+        agreeing = others = 0
         for members in judged.classes:
             size = sum(index >= first for index in members)
-            sizes[winner in members] = max(sizes[winner in members], size)
-        return sizes[True], sizes[False], list(judged.answers[first:])
+            if winner in members:
+                agreeing = size
+            else:
+                others = max(others, size)
+        return agreeing, others, list(judged.answers[first:])

@@ -45,7 +45,8 @@ class Funnel:
         counts (`Counter`):
             `requests`, `candidates`, `judged`, `admitted`, `answered`, `in_band` and `kept` along the funnel;
             `completions`, `unparsed`, `truncated` and `timeouts` among the answers; `instruction_tokens`,
-            `completion_tokens`, `confirming_tokens` and `checking_tokens` (of seeds) sampled; `trained_tokens`; `surplus` groups of the batch before among the trained, and `dropped` ones.
+            `completion_tokens`, `confirming_tokens` and `checking_tokens` (of seeds) sampled; `trained_tokens`;
+            `surplus` groups of the batch before among the trained, and `dropped` ones.
         rejected (`Counter`): Candidates rejected, by reason.
         pass_rates (`Counter`): Groups voted on, by pass rate.
         seconds (`Counter`): Seconds by stage.
@@ -207,4 +208,6 @@ class Funnel:
         too_easy = sum(groups for rate, groups in self.pass_rates.items() if rate > max_pass_rate)
         if too_easy > self.pass_rates.total() / 2:
             return TOO_EASY
+        if counts["kept"] < counts["in_band"] / 2:
+            return "Use a stronger model or easier seeds: slow weights confirm few majorities."
         return "Raise max_rounds: the batch was filling, too slowly."

@@ -21,7 +21,8 @@ class SeedAnswers:
         pseudo_label (`str | None`): The majority's answer, as in [`Vote`].
         pass_rate (`float`): Share of the answers that gave it.
         right (`bool | None`): Whether it is the true answer; `None` without one.
-        confirmed (`bool | None`): Whether more answers confirm it; `None` where the group is out of the band.
+        confirmed (`bool | None`):
+            Whether more answers confirm it, if any are asked; `None` where the group is out of the band.
     """
 
     instruction: str
@@ -47,9 +48,10 @@ def answer_seeds(
     votes = loader.label(candidates, answered, funnel)
     groups = loader.keep_in_band(candidates, answered, votes, funnel)
     confirmed = dict.fromkeys(range(len(seeds)))
-    if loader.confirmation is not None and groups:
+    verdicts = [True] * len(groups)
+    if loader.confirmation is not None:
         verdicts, _ = loader.confirmation.ask(groups, funnel)
-        confirmed |= {group.candidate_id: verdict for group, verdict in zip(groups, verdicts, strict=True)}
+    confirmed |= {group.candidate_id: verdict for group, verdict in zip(groups, verdicts, strict=True)}
     _count(loader, funnel)
     texts = [true_answers.get(seed) for seed in seeds]
     rewards = _rewards(loader, [completions for _, completions in answered], texts)
@@ -81,7 +83,8 @@ ACCURACY, CONFIDENCE = 0.75, 0.8  # below this share of right labels training lo
 FEWEST_LABELLED = 20  # fewer show too little to set a bound by
 FEWEST_IN_BAND = 8
 STRONG = 0.5  # pass rate from which on a majority without a true answer is watched
-MOST_WATCHED = 32
+# By chance alone one seed falls by two standard errors in 39 % of the checks, 8 do in 4 %, and 32 in 3 %.
+FEWEST_WATCHED, MOST_WATCHED = 8, 32
 READY = 0.4  # least share of seeds in the band whose majority is confirmed
 
 
@@ -92,12 +95,13 @@ class Evidence:
     Attributes:
         seeds (`int`): Seeds that were answered.
         pass_rate (`float`): Their mean pass rate.
-        in_band, confirmed (`int`): Seeds in the band, and those of them whose majority more answers confirm.
+        in_band, confirmed (`int`): Seeds in the band, and those of them that would be trained on.
         labelled, right (`int`): Seeds with a true answer, and those of them whose majority gives it.
         trusted, trusted_right (`int`): Labelled seeds that would be trained on, and those of them with a right majority.
         min_pass_rate (`float | None`): The floor of the band that follows; `None` if no pass rate is high enough.
-        without_majority (`list[str]`): Seeds whose majority is below the band.
-        watched (`dict[str, str]`): Seeds that are answered again on the way, with the label that counts as right.
+        without_majority (`list[str]`): Seeds whose pass rate is below the band.
+        watched (`dict[str, str]`):
+            Seeds that are answered again on the way, with the label that counts as right; none where they are few.
     """
 
     seeds: int
@@ -121,7 +125,7 @@ class Evidence:
         """Return the figures in a few lines."""
         lines = [
             f"The start's answers to {self.seeds} seeds: pass rate {self.pass_rate:.2f} on average, {self.in_band} in the "
-            f"band; more answers confirm the majority of {self.confirmed} of these."
+            f"band; {self.confirmed} of these would be trained on."
         ]
         if self.labelled:
             lines.append(
@@ -131,7 +135,10 @@ class Evidence:
         if self.min_pass_rate is not None:
             lines.append(f"A majority counts from a pass rate of {self.min_pass_rate:.2f} on.")
         if self.without_majority:
-            lines.append(f"{len(self.without_majority)} seeds without a majority are no few-shot examples.")
+            lines.append(
+                f"{len(self.without_majority)} seeds have no majority; few-shot examples are drawn from the others, if "
+                "these are enough."
+            )
         return "\n".join(lines)
 
     def refusal(self, max_pass_rate: float) -> str | None:
@@ -174,10 +181,10 @@ def gather_evidence(loader: SelfPlayLoader, true_answers: Mapping[str, str | Non
     if len(labelled) >= FEWEST_LABELLED:
         rates, right = [seed.pass_rate for seed in counted], [seed.right for seed in counted]
         floor = calibrated_pass_rate(rates, right, ACCURACY, CONFIDENCE) if counted else None
-        floor = None if floor is None else max(floor, settings.min_pass_rate)
         watched = {seed.instruction: true_answers[seed.instruction] for seed in labelled}
     else:
-        watched = {seed.instruction: seed.pseudo_label for seed in answers if seed.pass_rate >= STRONG}
+        strong = [seed for seed in answers if seed.pass_rate >= STRONG and seed.right is not False]
+        watched = {seed.instruction: seed.pseudo_label for seed in strong}
     return Evidence(
         seeds=len(answers),
         pass_rate=sum(seed.pass_rate for seed in answers) / len(answers),
@@ -189,7 +196,7 @@ def gather_evidence(loader: SelfPlayLoader, true_answers: Mapping[str, str | Non
         trusted_right=sum(seed.right for seed in trusted),
         min_pass_rate=floor,
         without_majority=[seed.instruction for seed in answers if seed.pass_rate < settings.min_pass_rate],
-        watched=dict(list(watched.items())[:MOST_WATCHED]),
+        watched=dict(list(watched.items())[:MOST_WATCHED]) if len(watched) >= FEWEST_WATCHED else {},
     )
 
 
