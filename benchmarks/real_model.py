@@ -2,11 +2,12 @@
 
 1. Warm-up, on labelled questions of its own: as it comes, the model's majority is right too seldom for self-play (23 % of
    two-digit sums, docs/runs.md). A few supervised steps bring it to where the majority is mostly right.
-2. SeRL from 60 seeds without answers; the same held near the seeds, with a band nearer to agreement; and RL with true
-   labels on the same 60 seeds (without the band, as RL with true labels usually is). All other settings are the same.
+2. From 60 seeds without answers: the paper's rule; the paper's rule with a gate fitted to the seeds, with a band nearer to
+   agreement, and with both; and the rule `trusted`. And RL with true labels on the same 60 seeds (without the band, as RL
+   with true labels usually is). All other settings are the same, and were fixed before the runs.
 3. `serl-trl eval` on 300 held-out questions before and after, and `--compare` between them.
 
-    python benchmarks/real_model.py --output outputs/real_model
+    python benchmarks/real_model.py --output outputs/real_model --arms trusted paper --seeds 0 1 2
 
 Each part is skipped if its result is there, so that an interrupted run goes on.
 """
@@ -31,6 +32,7 @@ SEEDS, HELD_OUT, WARM_UP = 60, 300, 6000
 STEPS = 24
 
 TRAINING = {
+    "method": "paper",
     "use_cpu": True,
     "bf16": False,
     "gradient_checkpointing": False,
@@ -50,14 +52,13 @@ TRAINING = {
     "save_strategy": "no",
     "report_to": "none",
 }
+BAND = {"min_pass_rate": 0.5, "max_pass_rate": 0.9}
 ARMS = {
-    "serl": {},
-    # Left to itself, the model writes larger numbers than the seeds', on which its majority is wrong more often.
-    "serl_near_the_seeds": {
-        "blocked_words": [str(number) for number in range(100, 1000)],
-        "min_pass_rate": 0.5,
-        "max_pass_rate": 0.9,
-    },
+    "paper": {},
+    "nearness": {"nearness_level": 1.0},
+    "band": BAND,
+    "nearness_and_band": {"nearness_level": 1.0, **BAND},
+    "trusted": {"method": "trusted"},
     "true_labels": {
         "instruction_source": "seeds",
         "label_source": "true_answer",
@@ -142,10 +143,10 @@ def evaluate(model: Path, output: Path, baseline: Path | None = None) -> None:
     run("eval", *arguments, "--output_dir", str(output / f"eval_{model.name}"), *compare)
 
 
-def gains(output: Path) -> str:
+def gains(output: Path, runs: list[str]) -> str:
     """Return the table of the arms: pass@1 and maj@8 in %, and their paired differences from the start."""
     lines = ["| | pass@1 | gain, 95 % interval | maj@8 | gain, 95 % interval |", "| --- | --- | --- | --- | --- |"]
-    for arm in ("start", *ARMS):
+    for arm in ("start", *runs):
         results = json.loads((output / f"eval_{arm}" / "results.json").read_text())
         measured, cells = results["datasets"]["held_out"]["metrics"], []
         for metric in ("pass@1", "maj@8"):
@@ -187,6 +188,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=ROOT / "outputs" / "real_model")
     parser.add_argument("--target", type=float, default=0.65, help="right answers' probability after the warm-up")
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
+    parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="random seeds of each arm")
     parser.add_argument("--warm_up_only", action="store_true", help="stop after measuring the start")
     args = parser.parse_args()
     from demo_model import make_demo_model
@@ -202,7 +205,8 @@ def main() -> None:
         warm_up(make_demo_model(), questions["warm_up"], args.target, unfinished)
         unfinished.rename(start)
     evaluate(start, output)
-    for arm, settings in {} if args.warm_up_only else ARMS.items():
+    runs = {f"{arm}_{seed}": ARMS[arm] | {"seed": seed} for seed in args.seeds for arm in args.arms}
+    for arm, settings in {} if args.warm_up_only else runs.items():
         recipe, seeds = output / f"{arm}.yaml", "seeds" if "label_source" in settings else "seeds_without_answers"
         recipe.write_text(yaml.safe_dump(TRAINING | settings | {"model_name_or_path": str(start)}))
         if not (output / arm / "model.safetensors").exists():
@@ -211,8 +215,8 @@ def main() -> None:
             run("train", *arguments, "--output_dir", str(output / arm))
         evaluate(output / arm, output, output / "eval_start")
     if not args.warm_up_only:
-        print(gains(output))
-        for arm in ARMS:
+        print(gains(output, runs))
+        for arm in runs:
             print(f"\n{arm}\n\n{curves(output, arm)}")
 
 
