@@ -11,7 +11,7 @@ from .settings import SelfPlaySettings
 
 
 # After so many answers of the slow weights: the lead below which a label is given up, and that from which on it is
-# confirmed. Found in the simulator of docs/runs.md; half of the labels are decided at the first look.
+# confirmed. Found in a simulator (docs/method.md); half of the labels are decided at the first look.
 LOOKS = {8: (0.0, 2.8), 16: (0.7, 3.0), 32: (3.0, 3.0)}
 
 
@@ -45,6 +45,8 @@ class Confirmation:
 
         They answer until [`verdict`] is clear at one of [`LOOKS`]; at the last one it always is.
         """
+        if not groups:
+            return [], []
         open_groups = list(range(len(groups)))
         verdicts, answers = [False] * len(groups), [[] for _ in groups]
         replies: list[list[Completion]] = [[] for _ in groups]
@@ -53,20 +55,19 @@ class Confirmation:
             agreeing, others, own = self.count(groups[index], replies[index])
             return verdict(len(own), agreeing, others), own
 
-        for look, before in zip(LOOKS, [0, *LOOKS], strict=False):
-            if not open_groups:
-                break
-            with funnel.timed("confirmation"):
-                with self.sampler.slow_weights():
-                    prompts = [list(groups[index].prompt_ids) for index in open_groups]
-                    sampled = self.sampler.sample(prompts, look - before)
+        with funnel.timed("confirmation"), self.sampler.slow_weights():
+            for look, before in zip(LOOKS, [0, *LOOKS], strict=False):
+                if not open_groups:
+                    break
+                prompts = [list(groups[index].prompt_ids) for index in open_groups]
+                sampled = self.sampler.sample(prompts, look - before)
                 for index, completions in zip(open_groups, sampled, strict=True):
                     replies[index] += completions
                 funnel.count_confirming(sampled)
                 judged = judge_once(self.sampler, [(index,) for index in open_groups], judge)
-            for index, (confirmed, own) in zip(open_groups, judged, strict=True):
-                verdicts[index], answers[index] = confirmed, own
-            open_groups = [index for index in open_groups if verdicts[index] is None]
+                for index, (confirmed, own) in zip(open_groups, judged, strict=True):
+                    verdicts[index], answers[index] = confirmed, own
+                open_groups = [index for index in open_groups if verdicts[index] is None]
         return verdicts, answers
 
     def count(self, group: Group, replies: Sequence[Completion]) -> tuple[int, int, list[str | None]]:

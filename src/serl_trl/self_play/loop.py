@@ -157,7 +157,7 @@ class SelfPlayLoader:
 
     def confirm(self, groups: list[Group], admitted: list[Candidate], funnel: Funnel) -> list[Group]:
         """Return the groups whose label the slow weights confirm; all, where these are not asked."""
-        if self.confirmation is not None and groups:
+        if self.confirmation is not None:
             confirmed, answers = self.confirmation.ask(groups, funnel)
             candidates = {candidate.id: candidate for candidate in admitted}
             for group, is_confirmed, slow_answers in zip(groups, confirmed, answers, strict=True):

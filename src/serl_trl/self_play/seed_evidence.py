@@ -83,8 +83,8 @@ ACCURACY, CONFIDENCE = 0.75, 0.8  # below this share of right labels training lo
 FEWEST_LABELLED = 20  # fewer show too little to set a bound by
 FEWEST_IN_BAND = 8
 STRONG = 0.5  # pass rate from which on a majority without a true answer is watched
-# By chance alone one seed falls by two standard errors in 39 % of the checks, 8 do in 4 %, and 32 in 3 %.
-FEWEST_WATCHED, MOST_WATCHED = 8, 32
+# By chance alone one seed falls by two standard errors in 39 % of the checks, 16 or 32 do in 3 %.
+FEWEST_WATCHED, MOST_WATCHED = 16, 32
 READY = 0.4  # least share of seeds in the band whose majority is confirmed
 
 
@@ -144,13 +144,13 @@ class Evidence:
     def refusal(self, max_pass_rate: float) -> str | None:
         """Return why training would not make the model better, and what to do; `None` if it may."""
         advice = "Use a stronger model or easier seeds; method 'paper' trains all the same."
-        wrong_bound = wilson_bound(self.trusted - self.trusted_right, max(self.trusted, 1), CONFIDENCE)
-        if self.trusted and wrong_bound > 1 - ACCURACY:
+        enough = self.labelled >= FEWEST_LABELLED and self.trusted  # else nothing is known of the band
+        if enough and wilson_bound(self.trusted - self.trusted_right, self.trusted, CONFIDENCE) > 1 - ACCURACY:
             return (
                 f"Of {self.trusted} labelled seeds that would be trained on, the majority is right for "
                 f"{self.trusted_right} only. {advice}"
             )
-        if self.min_pass_rate is None or self.min_pass_rate > max_pass_rate:
+        if enough and (self.min_pass_rate is None or self.min_pass_rate > max_pass_rate):
             return (
                 f"The majority is right for {self.right} of {self.labelled} labelled seeds, and in no part of the band for "
                 f"{100 * ACCURACY:.0f} %. {advice}"
@@ -178,9 +178,11 @@ def gather_evidence(loader: SelfPlayLoader, true_answers: Mapping[str, str | Non
     counted = [seed for seed in labelled if seed.confirmed or seed.pass_rate > settings.max_pass_rate]
     trusted = [seed for seed in labelled if seed.confirmed]
     floor = settings.min_pass_rate
+    if len(labelled) >= FEWEST_LABELLED and trusted:
+        floor = calibrated_pass_rate(
+            [seed.pass_rate for seed in counted], [seed.right for seed in counted], ACCURACY, CONFIDENCE
+        )
     if len(labelled) >= FEWEST_LABELLED:
-        rates, right = [seed.pass_rate for seed in counted], [seed.right for seed in counted]
-        floor = calibrated_pass_rate(rates, right, ACCURACY, CONFIDENCE) if counted else None
         watched = {seed.instruction: true_answers[seed.instruction] for seed in labelled}
     else:
         strong = [seed for seed in answers if seed.pass_rate >= STRONG and seed.right is not False]

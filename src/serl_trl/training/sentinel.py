@@ -31,28 +31,17 @@ def good_checkpoint(trainer, step: int) -> Path:
     return Path(trainer.args.output_dir) / GOOD_FOLDER / f"checkpoint-{step}"
 
 
-def save_good(trainer, kept: Sequence[int]) -> None:
-    """Save weights, optimizer and slow weights of now as Trainer saves a checkpoint; of the earlier ones stay those `kept`."""
-    folder = str(Path(trainer.args.output_dir) / GOOD_FOLDER)
-    quiet = {
-        "push_to_hub": False,
-        "save_strategy": SaveStrategy.NO,
-        "save_total_limit": None,
-        "save_only_model": False,
-    }
-    with attributes(trainer, {"_get_output_dir": lambda trial: folder}), attributes(trainer.args, quiet):
+def save_good(trainer) -> None:
+    """Save weights, optimizer and slow weights of now as Trainer saves a checkpoint, in the place of the earlier ones."""
+    folder = Path(trainer.args.output_dir) / GOOD_FOLDER
+    quiet = {"push_to_hub": False, "save_strategy": SaveStrategy.NO, "save_total_limit": 1, "save_only_model": False}
+    with attributes(trainer, {"_get_output_dir": lambda trial: str(folder)}), attributes(trainer.args, quiet):
         trainer._save_checkpoint(trainer.model, None)
-    keep_good(trainer, [*kept, trainer.state.global_step])
 
 
-def keep_good(trainer, kept: Sequence[int]) -> None:
-    """Remove the good weights of all other steps."""
-    if not trainer.args.should_save:
-        return
-    paths = {good_checkpoint(trainer, step) for step in kept}
-    for path in {*(Path(trainer.args.output_dir) / GOOD_FOLDER).glob("checkpoint-*")} - paths:
-        shutil.rmtree(path)
-    if not kept:
+def remove_good(trainer) -> None:
+    """Remove the good weights: the run is over."""
+    if trainer.args.should_save:
         shutil.rmtree(Path(trainer.args.output_dir) / GOOD_FOLDER, ignore_errors=True)
 
 

@@ -13,7 +13,7 @@ from ..engine.vllm import engine_seed
 from ..evaluation.in_training import own_generators
 from ..self_play.seed_evidence import Evidence, agreement, gather_evidence
 from .schedule import is_finished
-from .sentinel import go_back, good_checkpoint, keep_good, paired_change, save_good
+from .sentinel import go_back, good_checkpoint, paired_change, remove_good, save_good
 
 
 logger = logging.getLogger(__name__)
@@ -29,7 +29,7 @@ class NotReadyError(RuntimeError):
 
 
 class Trust(TrainerCallback):
-    """Keeps what a [`SeRLTrainer`] knows about its labels beside its weights; with method `paper`, it does nothing.
+    """Gathers evidence, holds the slow weights and runs the sentinel of a [`SeRLTrainer`]; with method `paper`, none of it.
 
     Attributes:
         slow_weights ([`SlowWeights`], *optional*): What confirms a majority; there is none before training begins.
@@ -45,8 +45,8 @@ class Trust(TrainerCallback):
         self.slow_weights: SlowWeights | None = None
         self.evidence: Evidence | None = None
         self.start: list[float] = []  # share of answers that agree with each watched label, at the start
-        self.good = self.best = 0  # steps
-        self.best_score = self.last_score = 0.0
+        self.good = 0  # the step to go back to: with true answers the best so far, else the last without an alarm
+        self.good_score = self.last_score = 0.0
         self.alarms = 0
         self.checked = 0  # the last step that was
         self.ended: str | None = None
@@ -68,8 +68,8 @@ class Trust(TrainerCallback):
                 raise NotReadyError(reason)
             if self._watches():
                 self.start = self._agreement()
-                self.best_score = sum(self.start)
-                save_good(self.trainer, [])
+                self.good_score = sum(self.start)
+                save_good(self.trainer)
 
     def on_step_end(self, args, state, control, **kwargs):
         if self.slow_weights is not None:
@@ -78,7 +78,7 @@ class Trust(TrainerCallback):
         if self._watches() and state.global_step % self._steps_between_checks() == 0:
             self._check(control)
             if self.good == state.global_step and not is_finished(self.trainer):
-                save_good(self.trainer, [self.best] if self.evidence.is_labelled else [])
+                save_good(self.trainer)
 
     def on_train_end(self, args, state, control, **kwargs):
         ending = self.trainer.ending
@@ -86,13 +86,13 @@ class Trust(TrainerCallback):
             return
         if self.checked != state.global_step:
             self._check(control)
-        if self.evidence.is_labelled and self.best_score > self.last_score < sum(self.start):
-            self._return_to(self.best)
+        if self.evidence.is_labelled and self.last_score < sum(self.start):
+            self._return_to_good()
             self.trainer.accelerator.print(
-                f"The model of step {self.best} is kept: the last one is worse than the start."
+                f"The model of step {self.good} is kept: the last one is worse than the start."
             )
         if is_finished(self.trainer) or self.ended:
-            keep_good(self.trainer, [])
+            remove_good(self.trainer)
 
     def _watch_drift(self) -> None:
         """Draw few-shot examples from the seeds alone once the model's own instructions are harder, where no gate binds."""
@@ -118,32 +118,37 @@ class Trust(TrainerCallback):
     def _steps_between_checks(self) -> int:
         return max(self.trainer.args.max_steps // self.trainer.args.sentinel_checks, FEWEST_STEPS)
 
-    def _agreement(self) -> list[float]:
-        with self._own_generators():
+    def _agreement(self, time: int = 0) -> list[float]:
+        with self._own_generators(time):
             return agreement(self.trainer.loader, self.evidence.watched)
 
-    def _own_generators(self):
+    def _own_generators(self, time: int = 0):
         # Those of training go on as if nobody had asked.
         trainer = self.trainer
-        seed = (engine_seed(trainer) + trainer.state.global_step) % 2**32
+        seed = (engine_seed(trainer) + 2 * trainer.state.global_step + time) % 2**32
         return own_generators(seed, trainer.accelerator.device)
 
     def _check(self, control) -> None:
         """Compare what the model answers to the watched seeds with what the start answered; go back where it has lost."""
         trainer, step = self.trainer, self.trainer.state.global_step
-        now, self.checked = self._agreement(), step
-        self.last_score = sum(now)
-        change, errors = paired_change(now, self.start)
+        for time in range(2):  # asked again before an alarm: by chance alone one of 32 checks would be one
+            now = self._agreement(time)
+            change, errors = paired_change(now, self.start)
+            if errors > -ALARM:
+                break
+        self.checked, self.last_score = step, sum(now)
         trainer.log({"sentinel/agreement": sum(now) / len(now), "sentinel/change": change, "sentinel/errors": errors})
         if errors > -ALARM:
-            if self.last_score >= self.best_score:
-                self.best, self.best_score = step, self.last_score
-            self.good = step
+            if not self.evidence.is_labelled or self.last_score >= self.good_score:
+                self.good, self.good_score = step, self.last_score
             return
         self.alarms += 1
-        what = "right answers to" if self.evidence.is_labelled else "the start's majority answers to"
-        text = f"Step {step}: {what} the seeds fell by {-change:.3f} since the start ({-errors:.1f} standard errors)."
-        self._return_to(self.good)
+        what = "of right answers to" if self.evidence.is_labelled else "of the start's majority answers to"
+        text = (
+            f"Step {step}: the share {what} the watched seeds fell by {-change:.3f} since the start ({-errors:.1f} standard "
+            "errors)."
+        )
+        self._return_to_good()
         if self.alarms == 1:
             text += f" Weights of step {self.good} are back, and the learning rate is halved."
         else:
@@ -151,8 +156,9 @@ class Trust(TrainerCallback):
             control.should_training_stop = True
         trainer.accelerator.print(self.ended or text)
 
-    def _return_to(self, step: int) -> None:
-        go_back(self.trainer, good_checkpoint(self.trainer, step), SLOWER)
+    def _return_to_good(self) -> None:
+        go_back(self.trainer, good_checkpoint(self.trainer, self.good), SLOWER)
+        self.last_score = self.good_score
 
     def _begin_slow_weights(self) -> None:
         self.slow_weights = SlowWeights(self.trainer.model_wrapped.parameters(), self.trainer.args.slow_decay)
@@ -166,7 +172,7 @@ class Trust(TrainerCallback):
 
     def state_dict(self) -> dict:
         """Return what goes into a checkpoint beside the slow weights, as JSON takes it."""
-        names = ("start", "good", "best", "best_score", "last_score", "alarms", "checked")
+        names = ("start", "good", "good_score", "last_score", "alarms", "checked")
         evidence = None if self.evidence is None else asdict(self.evidence)
         return {"evidence": evidence} | {name: getattr(self, name) for name in names}
 
@@ -182,8 +188,8 @@ class Trust(TrainerCallback):
             self._begin_slow_weights()
             self.load_slow_weights(checkpoint)
         if self._watches() and not good_checkpoint(self.trainer, self.good).exists():
-            self.good = self.best = self.trainer.state.global_step
-            save_good(self.trainer, [])
+            self.good, self.good_score = self.trainer.state.global_step, self.last_score
+            save_good(self.trainer)
 
     def save_slow_weights(self, checkpoint: str | os.PathLike) -> None:
         """Write what this process holds; where the weights are not sharded, the first process holds all."""
