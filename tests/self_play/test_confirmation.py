@@ -71,7 +71,7 @@ def boxed(answer) -> str:
 
 
 def ask(slow_reply, texts=("7", "7", "7", "2"), instructions=("What is it",), max_words=1000):
-    """Return what slow weights with these replies say of groups with these answers, and the sampler and funnel after it."""
+    """Return what slow weights say of groups with these answers, their own, and sampler and funnel after it."""
     settings = SelfPlaySettings(num_generations=4, generation_batch_size=8, confirm_majority=True)
     sampler = ScriptedSampler(lambda prompt, index: boxed(texts[index]), max_words, slow_reply)
     prompts = [[{"role": "user", "content": instruction}] for instruction in instructions]

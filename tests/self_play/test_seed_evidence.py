@@ -1,4 +1,4 @@
-"""What the start's answers to the seeds say: whether training may begin, from which pass rate on, and what is watched."""
+"""What the answers to the seeds say: whether training may begin, from which pass rate on, and what is watched."""
 
 import json
 import re
