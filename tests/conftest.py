@@ -27,6 +27,7 @@ def tiny_seeds(count: int = 50) -> Dataset:
 
 # Settings that train the tiny model in seconds: 2 groups of 4 completions a generation batch.
 TINY_SETTINGS = {
+    "method": "paper",
     "use_cpu": True,
     "bf16": False,
     "gradient_checkpointing": False,

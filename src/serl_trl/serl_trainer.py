@@ -278,8 +278,8 @@ class SeRLTrainer(PublicPushMixin, GRPOTrainer):
             return
         follow_learning_rate(self, load_facts(checkpoint)["settings"]["learning_rate"])
         state = resume.load_loader_state(checkpoint)
-        self.loader.load_state_dict(state)
         self.trust.load(checkpoint, state["trust"])
+        self.loader.load_state_dict(state)
         rank, device = self.accelerator.process_index, self.args.device
         rollouts = resume.load_rollouts(checkpoint, rank, resume.rollout_sizes(self), device)
         if all(gather_object([rollouts is not None])):  # one process can't train its rollouts while another samples

@@ -54,7 +54,10 @@ def test_each_method_sets_the_same_settings():
     ],
 )
 def test_an_explicit_value_wins(method, name, value):
-    assert trust_settings(method=method, **{name: value}) == METHODS[method] | {name: value}
+    # Without evidence no seeds are watched.
+    others = {"sentinel_checks": 0} if (name, value) == ("evidence_seeds", 0) else {}
+    given = {"evidence_seeds": 64} if name == "sentinel_checks" else {}
+    assert trust_settings(method=method, **given, **{name: value}) == METHODS[method] | given | others | {name: value}
 
 
 @pytest.mark.parametrize(
@@ -66,6 +69,7 @@ def test_an_explicit_value_wins(method, name, value):
         ({"method": "trusted", "evidence_seeds": -1}, "evidence_seeds is -1. Set it to at least 0"),
         ({"method": "trusted", "evidence_seeds": 2.5}, "evidence_seeds is 2.5. Set it to a whole number"),
         ({"method": "trusted", "first_generations": -8}, "first_generations is -8"),
+        ({"method": "paper", "sentinel_checks": 8}, "sentinel_checks is 8, and evidence_seeds is 0"),
         ({"method": "trusted", "sentinel_checks": 1001}, "sentinel_checks is 1001. Set it within"),
         ({"slow_decay": 1.5}, "slow_decay is 1.5. Set it within"),
         ({"method": "trusted", "min_pass_rate": 0.95}, "min_pass_rate and max_pass_rate are 0.95 and 0.9"),

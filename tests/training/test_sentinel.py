@@ -11,13 +11,13 @@ from serl_trl.training.sentinel import paired_change
     ("before", "now", "mean", "errors"),
     [
         ([0.5, 0.75, 1.0], [0.5, 0.75, 1.0], 0.0, 0.0),  # no change
-        ([0.5, 0.75, 1.0], [0.25, 0.5, 0.75], -0.25, -math.inf),  # all fell by the same
-        ([0.25, 0.5, 0.75], [0.5, 0.75, 1.0], 0.25, math.inf),
+        ([0.5, 0.75, 1.0], [0.25, 0.5, 0.75], -0.25, -99.0),  # all fell by the same
+        ([0.25, 0.5, 0.75], [0.5, 0.75, 1.0], 0.25, 99.0),
         ([0.5, 0.5, 0.5], [0.5, 1.0, 0.75], 0.25, math.sqrt(3)),  # by 0, 0.5 and 0.25
         ([0.5, 1.0, 0.75], [0.5, 0.5, 0.5], -0.25, -math.sqrt(3)),
         ([0.5, 0.5], [0.25, 0.75], 0.0, 0.0),  # one lost what the other won
         ([1.0, 0.0, 0.5, 0.5], [0.0, 0.0, 0.5, 0.5], -0.25, -1.0),  # one of four, wholly
-        ([0.5], [0.25], -0.25, -math.inf),  # of one seed there is no error
+        ([0.5], [0.25], -0.25, -99.0),  # of one seed there is no error
         ([0.5], [0.5], 0.0, 0.0),
     ],
 )

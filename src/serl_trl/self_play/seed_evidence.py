@@ -144,13 +144,17 @@ class Evidence:
     def refusal(self, max_pass_rate: float) -> str | None:
         """Return why training would not make the model better, and what to do; `None` if it may."""
         advice = "Use a stronger model or easier seeds; method 'paper' trains all the same."
-        enough = self.labelled >= FEWEST_LABELLED and self.trusted  # else nothing is known of the band
-        if enough and wilson_bound(self.trusted - self.trusted_right, self.trusted, CONFIDENCE) > 1 - ACCURACY:
+        enough = self.labelled >= FEWEST_LABELLED
+        if (
+            enough
+            and self.trusted
+            and wilson_bound(self.trusted - self.trusted_right, self.trusted, CONFIDENCE) > 1 - ACCURACY
+        ):
             return (
                 f"Of {self.trusted} labelled seeds that would be trained on, the majority is right for "
                 f"{self.trusted_right} only. {advice}"
             )
-        if enough and (self.min_pass_rate is None or self.min_pass_rate > max_pass_rate):
+        if self.min_pass_rate is None or self.min_pass_rate > max_pass_rate:
             return (
                 f"The majority is right for {self.right} of {self.labelled} labelled seeds, and in no part of the band for "
                 f"{100 * ACCURACY:.0f} %. {advice}"
@@ -178,11 +182,11 @@ def gather_evidence(loader: SelfPlayLoader, true_answers: Mapping[str, str | Non
     counted = [seed for seed in labelled if seed.confirmed or seed.pass_rate > settings.max_pass_rate]
     trusted = [seed for seed in labelled if seed.confirmed]
     floor = settings.min_pass_rate
-    if len(labelled) >= FEWEST_LABELLED and trusted:
-        floor = calibrated_pass_rate(
-            [seed.pass_rate for seed in counted], [seed.right for seed in counted], ACCURACY, CONFIDENCE
-        )
     if len(labelled) >= FEWEST_LABELLED:
+        rates, right = [seed.pass_rate for seed in counted], [seed.right for seed in counted]
+        calibrated = calibrated_pass_rate(rates, right, ACCURACY, CONFIDENCE) if counted else None
+        if trusted or calibrated is None:  # else all of them are above the band, and say nothing of it
+            floor = calibrated
         watched = {seed.instruction: true_answers[seed.instruction] for seed in labelled}
     else:
         strong = [seed for seed in answers if seed.pass_rate >= STRONG and seed.right is not False]

@@ -147,8 +147,7 @@ class SelfPlaySettings:
     ascii_only: bool = setting(True, "Whether an instruction must start with an ASCII character.")
     nearness_level: float | None = setting(
         None,
-        "How far the limits of an instruction lie beyond the seeds, in [0, 100], 1 being near; 0 lets all pass. If unset, "
-        "as `method` says.",
+        "How wide the gate around the seeds is, in [0, 100]: 1 is near, 0 no gate. If unset, as `method` says.",
     )
     diversity_threshold: float = setting(
         0.7, "Highest ROUGE-L F1 with an earlier instruction, in [0, 1]; 1 lets all pass."
@@ -157,7 +156,8 @@ class SelfPlaySettings:
     # Self-rewarding
     method: str | None = setting(
         None,
-        f"When a majority is trusted: one of {', '.join(METHODS)}. It sets what is left out below.",
+        "'paper' trains on every majority in the band, 'trusted' on those that slow weights confirm; it sets the settings "
+        "that say so.",
     )
     min_pass_rate: float | None = setting(
         None, "Lowest share of a group that gives the majority answer, inclusive. If unset, as `method` says."
@@ -197,9 +197,16 @@ class SelfPlaySettings:
         check_numbers(self)
         check_choices(self, {"answer_format": tuple(PARSERS), "method": (None, *METHODS)})
         self.method = self.method or "paper"
+        if self.evidence_seeds == 0 and self.sentinel_checks is None:
+            self.sentinel_checks = 0  # nothing is watched
         for name, value in METHODS[self.method].items():
             if getattr(self, name) is None:
                 setattr(self, name, value)
+        if self.sentinel_checks and not self.evidence_seeds:
+            raise ValueError(
+                f"sentinel_checks is {self.sentinel_checks}, and evidence_seeds is 0: no seeds are watched. Set "
+                "evidence_seeds, e.g. to 64, or leave sentinel_checks out."
+            )
         check_bounds(self, {"num_generations": (2, inf), "seed": (0, 2**32 - 1)})  # NumPy takes no larger seed
         if self.generation_batch_size is None:
             self.generation_batch_size = INSTRUCTIONS_PER_STEP * self.num_generations

@@ -19,11 +19,11 @@ GOOD_FOLDER = "_good"
 
 
 def paired_change(now: Sequence[float], before: Sequence[float]) -> tuple[float, float]:
-    """Return the mean change of paired scores, and how many standard errors it is from none; 0 where nothing changed."""
+    """Return the mean change of paired scores, and how many standard errors it is from none, within [-99, 99]."""
     changes = [after - start for after, start in zip(now, before, strict=True)]
     mean = statistics.mean(changes)
     error = statistics.stdev(changes) / math.sqrt(len(changes)) if len(changes) > 1 else 0.0
-    return mean, mean / error if error else math.copysign(math.inf, mean) if mean else 0.0
+    return mean, max(min(mean / max(error, 1e-9), 99.0), -99.0)
 
 
 def good_checkpoint(trainer, step: int) -> Path:

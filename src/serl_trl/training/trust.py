@@ -57,6 +57,7 @@ class Trust(TrainerCallback):
         Raises:
             NotReadyError: if the evidence says that training would not make the model better.
         """
+        self._watch_drift()
         if args.confirm_majority and self.slow_weights is None:
             self._begin_slow_weights()
         if args.evidence_seeds and self.evidence is None:
@@ -183,7 +184,6 @@ class Trust(TrainerCallback):
         if evidence is not None:
             self.evidence = Evidence(**evidence)
             self._use_evidence()
-            self._watch_drift()
         if self.trainer.args.confirm_majority:
             self._begin_slow_weights()
             self.load_slow_weights(checkpoint)
