@@ -19,7 +19,9 @@ COMMANDS = {
     "plan": (".plan", "Say what training takes of a GPU's memory, and write the recipe that fits."),
 }
 
-DRY_EXIT_CODE = 3  # of a training that ends since it finds no more instructions, unless it has learnt its seeds
+# Of a training that is not ready to begin, that finds no more instructions (unless it has learnt its seeds), or that the
+# second alarm ended.
+DRY_EXIT_CODE = 3
 
 
 def command_parser(*dataclasses, parser_class: type[ArgumentParser] = ArgumentParser, **settings) -> ArgumentParser:
