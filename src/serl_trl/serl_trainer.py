@@ -6,7 +6,6 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import torch
-from accelerate.utils import gather_object
 from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from trl import GRPOTrainer
@@ -26,14 +25,14 @@ from .seeds import Seeds, read_seeds
 from .self_play.carriers import Group
 from .self_play.funnel import Funnel
 from .serl_config import SeRLConfig
-from .training import beginning, checks, resume
+from .training import beginning, checks
 from .training.advantages import kl_in_advantage, log_advantages, token_advantages
 from .training.checkpoints import last_checkpoint
 from .training.ending import GracefulEnd
 from .training.loader import make_loader
-from .training.same_run import load_facts, run_facts, trained_parts
+from .training.same_run import run_facts, trained_parts
 from .training.saving import whole_checkpoint
-from .training.schedule import follow_learning_rate, follow_progress, is_finished, placeholder_rows
+from .training.schedule import follow_progress, is_finished, placeholder_rows
 from .training.trust import Trust
 
 
@@ -274,16 +273,8 @@ class SeRLTrainer(PublicPushMixin, GRPOTrainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint):
         self.load_optimizer(checkpoint)
-        if checkpoint is None:
-            return
-        follow_learning_rate(self, load_facts(checkpoint)["settings"]["learning_rate"])
-        state = resume.load_loader_state(checkpoint)
-        self.trust.load(checkpoint, state["trust"])
-        self.loader.load_state_dict(state)
-        rank, device = self.accelerator.process_index, self.args.device
-        rollouts = resume.load_rollouts(checkpoint, rank, resume.rollout_sizes(self), device)
-        if all(gather_object([rollouts is not None])):  # one process can't train its rollouts while another samples
-            self._step, self._buffered_inputs = rollouts
+        if checkpoint is not None:
+            beginning.restore(self, checkpoint)
 
     def create_model_card(
         self,

@@ -6,7 +6,7 @@ from functools import lru_cache
 from itertools import count
 from pathlib import Path
 
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, gather_object
 from transformers import TrainerState
 
 from ..self_play.ledger import LEDGER_FOLDER, Ledger
@@ -19,9 +19,9 @@ from .checkpoints import (
     last_checkpoint,
     list_checkpoints,
 )
-from .resume import load_loader_state
-from .same_run import check_same_run, describe_changes
-from .schedule import is_over
+from .resume import load_loader_state, load_rollouts, rollout_sizes
+from .same_run import check_same_run, describe_changes, load_facts
+from .schedule import follow_learning_rate, is_over
 
 
 logger = logging.getLogger(__name__)
@@ -73,6 +73,19 @@ def begin_or_resume(trainer, resume_from_checkpoint: str | bool | None) -> str |
             logger.warning(changes)
     trainer.accelerator.wait_for_everyone()
     return checkpoint
+
+
+def restore(trainer, checkpoint: str) -> None:
+    """Take from a checkpoint what Trainer does not know of, when it has loaded weights, optimizer and schedule."""
+    follow_learning_rate(trainer, load_facts(checkpoint)["settings"]["learning_rate"])
+    state = load_loader_state(checkpoint)
+    trainer.trust.load(checkpoint, state["trust"])  # before the loader, whose ledger holds the evidence
+    trainer.loader.load_state_dict(state)
+    rollouts = load_rollouts(
+        checkpoint, trainer.accelerator.process_index, rollout_sizes(trainer), trainer.args.device
+    )
+    if all(gather_object([rollouts is not None])):  # one process can't train its rollouts while another samples
+        trainer._step, trainer._buffered_inputs = rollouts
 
 
 def _find_checkpoint(resume_from_checkpoint: str | bool | None, args) -> str | None:
