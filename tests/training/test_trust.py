@@ -104,6 +104,14 @@ def test_the_second_alarm_ends_the_run_with_the_last_good_weights(tmp_path):
     assert not (tmp_path / GOOD_FOLDER).exists()
 
 
+def test_what_the_last_checkpoint_would_go_back_to_stays(tmp_path):
+    make_trainer(tmp_path, stop_at=17).train()
+    (tmp_path / "checkpoint-17").rename(tmp_path / "gone")  # as if the run had been killed there
+    assert {path.name for path in (tmp_path / GOOD_FOLDER).iterdir()} == {"checkpoint-8", "checkpoint-16"}
+    make_trainer(tmp_path, stop_at=14).train(resume_from_checkpoint=True)  # from checkpoint-12
+    assert not (tmp_path / GOOD_FOLDER / "checkpoint-12").exists()  # the weights of step 8 are there to go back to
+
+
 def test_with_true_answers_the_model_is_never_worse_on_them_than_the_start(tmp_path):
     changes = LOSES | {"max_steps": 7}  # too short for a check on the way
     trainer = make_trainer(tmp_path, reward=against_the_vote, seeds=labelled_seeds(), **changes)

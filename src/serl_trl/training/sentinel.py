@@ -11,6 +11,8 @@ from transformers.integrations.deepspeed import deepspeed_load_checkpoint
 from transformers.trainer_utils import SaveStrategy
 
 from ..engine.sampling_settings import attributes
+from .checkpoints import last_checkpoint, list_checkpoints
+from .resume import load_loader_state
 from .schedule import change_learning_rate
 
 
@@ -32,15 +34,30 @@ def good_checkpoint(trainer, step: int) -> Path:
 
 
 def save_good(trainer) -> None:
-    """Save weights, optimizer and slow weights of now as Trainer saves a checkpoint, in the place of the earlier ones."""
-    folder = Path(trainer.args.output_dir) / GOOD_FOLDER
-    quiet = {"push_to_hub": False, "save_strategy": SaveStrategy.NO, "save_total_limit": 1, "save_only_model": False}
-    with attributes(trainer, {"_get_output_dir": lambda trial: str(folder)}), attributes(trainer.args, quiet):
+    """Save weights, optimizer and slow weights of now as Trainer saves a checkpoint.
+
+    Of the earlier ones stays what a run that goes on from the last checkpoint would go back to.
+    """
+    args, folder = trainer.args, Path(trainer.args.output_dir) / GOOD_FOLDER
+    quiet = {
+        "push_to_hub": False,
+        "save_strategy": SaveStrategy.NO,
+        "save_total_limit": None,
+        "save_only_model": False,
+    }
+    with attributes(trainer, {"_get_output_dir": lambda trial: str(folder)}), attributes(args, quiet):
         trainer._save_checkpoint(trainer.model, None)
+    if args.should_save:
+        kept = {good_checkpoint(trainer, trainer.state.global_step)}
+        if last := last_checkpoint(args.output_dir):
+            kept.add(good_checkpoint(trainer, load_loader_state(last)["trust"]["good"]))
+        for path in {*list_checkpoints(folder)} - kept:
+            shutil.rmtree(path)
 
 
 def remove_good(trainer) -> None:
     """Remove the good weights: the run is over."""
+    trainer.accelerator.wait_for_everyone()  # one process may still read them
     if trainer.args.should_save:
         shutil.rmtree(Path(trainer.args.output_dir) / GOOD_FOLDER, ignore_errors=True)
 

@@ -71,15 +71,13 @@ class Trust(TrainerCallback):
                 self.start = self._agreement()
                 self.good_score = sum(self.start)
                 save_good(self.trainer)
+        self._check_if_due(control)  # a signal may have come before it was done
 
     def on_step_end(self, args, state, control, **kwargs):
         if self.slow_weights is not None:
             self.slow_weights.update()
         self._watch_drift()
-        if self._watches() and state.global_step % self._steps_between_checks() == 0:
-            self._check(control)
-            if self.good == state.global_step and not is_finished(self.trainer):
-                save_good(self.trainer)
+        self._check_if_due(control)
 
     def on_train_end(self, args, state, control, **kwargs):
         ending = self.trainer.ending
@@ -116,8 +114,14 @@ class Trust(TrainerCallback):
     def _watches(self) -> bool:
         return bool(self.trainer.args.sentinel_checks and self.evidence is not None and self.evidence.watched)
 
-    def _steps_between_checks(self) -> int:
-        return max(self.trainer.args.max_steps // self.trainer.args.sentinel_checks, FEWEST_STEPS)
+    def _check_if_due(self, control) -> None:
+        args, step = self.trainer.args, self.trainer.state.global_step
+        if not self._watches() or self.checked == step:
+            return
+        if step % max(args.max_steps // args.sentinel_checks, FEWEST_STEPS) == 0:
+            self._check(control)
+            if self.good == step and not is_finished(self.trainer):
+                save_good(self.trainer)
 
     def _agreement(self, time: int = 0) -> list[float]:
         with self._own_generators(time):
