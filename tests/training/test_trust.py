@@ -112,13 +112,27 @@ def test_what_the_last_checkpoint_would_go_back_to_stays(tmp_path):
     assert not (tmp_path / GOOD_FOLDER / "checkpoint-12").exists()  # the weights of step 8 are there to go back to
 
 
-def test_with_true_answers_the_model_is_never_worse_on_them_than_the_start(tmp_path):
+def test_without_a_gain_that_true_answers_show_the_start_is_kept(tmp_path):
     changes = LOSES | {"max_steps": 7}  # too short for a check on the way
     trainer = make_trainer(tmp_path, reward=against_the_vote, seeds=labelled_seeds(), **changes)
     start = weights(trainer.model)
     trainer.train()
     assert trainer.trust.evidence.is_labelled
     assert all(torch.equal(a, b) for a, b in zip(weights(trainer.model), start, strict=True))
+
+
+def test_a_gain_that_true_answers_show_is_kept(tmp_path, capsys):
+    def by_the_truth(prompts, completions, **kwargs):
+        truths = [true_answer(prompt[0]["content"]) for prompt in prompts]
+        texts = [completion[0]["content"] for completion in completions]
+        return [float(text == f"the answer is {truth}") for text, truth in zip(texts, truths, strict=True)]
+
+    on_seeds = {"instruction_source": "seeds", "learning_rate": 1e-4}
+    trainer = make_trainer(tmp_path, reward=by_the_truth, seeds=labelled_seeds(), **on_seeds)
+    start = weights(trainer.model)
+    trainer.train()
+    assert sum(trainer.trust.last_scores) > sum(trainer.trust.start) and "start is kept" not in capsys.readouterr().out
+    assert not all(torch.equal(a, b) for a, b in zip(weights(trainer.model), start, strict=True))
 
 
 def test_a_start_that_is_unsure_is_refused_with_the_figures(tmp_path):

@@ -36,7 +36,8 @@ def good_checkpoint(trainer, step: int) -> Path:
 def save_good(trainer) -> None:
     """Save weights, optimizer and slow weights of now as Trainer saves a checkpoint.
 
-    Of the earlier ones stays what a run that goes on from the last checkpoint would go back to.
+    Of the earlier ones stays what a run that goes on from the last checkpoint would go back to and, where true answers
+    have to show a gain, the start.
     """
     args, folder = trainer.args, Path(trainer.args.output_dir) / GOOD_FOLDER
     quiet = {
@@ -49,6 +50,8 @@ def save_good(trainer) -> None:
         trainer._save_checkpoint(trainer.model, None)
     if args.should_save:
         kept = {good_checkpoint(trainer, trainer.state.global_step)}
+        if trainer.trust.evidence.is_labelled:
+            kept.add(good_checkpoint(trainer, 0))
         if last := last_checkpoint(args.output_dir):
             kept.add(good_checkpoint(trainer, load_loader_state(last)["trust"]["good"]))
         for path in {*list_checkpoints(folder)} - kept:

@@ -18,6 +18,7 @@ from .sentinel import go_back, good_checkpoint, paired_change, remove_good, save
 
 logger = logging.getLogger(__name__)
 
+SHOWN = 1.0  # standard errors from which on true answers show a gain
 ALARM = 2.0  # standard errors that a fall takes to be one
 FEWEST_STEPS = 8  # between two checks, which cost as much as some steps
 DRIFT, DRIFT_GROUPS = 0.15, 64  # fall of the pass rate, over at least so many groups
@@ -46,7 +47,8 @@ class Trust(TrainerCallback):
         self.evidence: Evidence | None = None
         self.start: list[float] = []  # share of answers that agree with each watched label, at the start
         self.good = 0  # the step to go back to: with true answers the best so far, else the last without an alarm
-        self.good_score = self.last_score = 0.0
+        self.good_scores: list[float] = []  # what `start` was then
+        self.last_scores: list[float] = []  # and at the last check
         self.alarms = 0
         self.checked = 0  # the last step that was
         self.ended: str | None = None
@@ -68,8 +70,7 @@ class Trust(TrainerCallback):
             if reason := self.evidence.refusal(args.max_pass_rate):
                 raise NotReadyError(reason)
             if self._watches():
-                self.start = self._agreement()
-                self.good_score = sum(self.start)
+                self.start = self.good_scores = self.last_scores = self._agreement()
                 save_good(self.trainer)
         self._check_if_due(control)  # a signal may have come before it was done
 
@@ -85,10 +86,12 @@ class Trust(TrainerCallback):
             return
         if self.checked != state.global_step:
             self._check(control)
-        if self.evidence.is_labelled and self.last_score < sum(self.start):
-            self._return_to_good()
+        change, errors = paired_change(self.last_scores, self.start)
+        if self.evidence.is_labelled and errors < SHOWN and good_checkpoint(self.trainer, 0).exists():
+            go_back(self.trainer, good_checkpoint(self.trainer, 0), SLOWER)
             self.trainer.accelerator.print(
-                f"The model of step {self.good} is kept: the last one is worse than the start."
+                f"The start is kept: the share of right answers to the {len(self.start)} watched seeds changed by "
+                f"{change:+.3f} ({errors:+.1f} standard errors), which shows no gain."
             )
         if is_finished(self.trainer) or self.ended:
             remove_good(self.trainer)
@@ -141,11 +144,11 @@ class Trust(TrainerCallback):
             change, errors = paired_change(now, self.start)
             if errors > -ALARM:
                 break
-        self.checked, self.last_score = step, sum(now)
+        self.checked, self.last_scores = step, now
         trainer.log({"sentinel/agreement": sum(now) / len(now), "sentinel/change": change, "sentinel/errors": errors})
         if errors > -ALARM:
-            if not self.evidence.is_labelled or self.last_score >= self.good_score:
-                self.good, self.good_score = step, self.last_score
+            if not self.evidence.is_labelled or sum(now) >= sum(self.good_scores):
+                self.good, self.good_scores = step, now
             return
         self.alarms += 1
         what = "of right answers to" if self.evidence.is_labelled else "of the start's majority answers to"
@@ -163,7 +166,7 @@ class Trust(TrainerCallback):
 
     def _return_to_good(self) -> None:
         go_back(self.trainer, good_checkpoint(self.trainer, self.good), SLOWER)
-        self.last_score = self.good_score
+        self.last_scores = self.good_scores
 
     def _begin_slow_weights(self) -> None:
         self.slow_weights = SlowWeights(self.trainer.model_wrapped.parameters(), self.trainer.args.slow_decay)
@@ -177,7 +180,7 @@ class Trust(TrainerCallback):
 
     def state_dict(self) -> dict:
         """Return what goes into a checkpoint beside the slow weights, as JSON takes it."""
-        names = ("start", "good", "good_score", "last_score", "alarms", "checked")
+        names = ("start", "good", "good_scores", "last_scores", "alarms", "checked")
         evidence = None if self.evidence is None else asdict(self.evidence)
         return {"evidence": evidence} | {name: getattr(self, name) for name in names}
 
@@ -192,7 +195,7 @@ class Trust(TrainerCallback):
             self._begin_slow_weights()
             self.load_slow_weights(checkpoint)
         if self._watches() and not good_checkpoint(self.trainer, self.good).exists():
-            self.good, self.good_score = self.trainer.state.global_step, self.last_score
+            self.good, self.good_scores = self.trainer.state.global_step, self.last_scores
             save_good(self.trainer)
 
     def save_slow_weights(self, checkpoint: str | os.PathLike) -> None:
