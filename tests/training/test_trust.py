@@ -1,5 +1,8 @@
 """A run of method `trusted` begins with evidence, notices when it loses, and goes on after an alarm as if nothing was."""
 
+import os
+import signal
+
 import pytest
 import torch
 from conftest import TINY_MODEL, ledger_rows, tiny_config, tiny_seeds, weights
@@ -93,6 +96,7 @@ def test_an_alarm_brings_back_weights_and_halves_the_learning_rate(tmp_path, cap
     assert trainer.trust.alarms == 1 and "the learning rate is halved" in capsys.readouterr().out
     assert all(torch.equal(a, b) for a, b in zip(weights(trainer.model), start, strict=True))
     assert trainer.lr_scheduler.get_last_lr() == [2e-4] * 2
+    assert [entry["step"] for entry in trainer.state.log_history if "loss" in entry] == list(range(1, 9))
 
 
 def test_the_second_alarm_ends_the_run_with_the_last_good_weights(tmp_path):
@@ -132,3 +136,22 @@ def test_without_checks_and_evidence_nothing_is_asked(tmp_path):
     trainer = make_trainer(tmp_path, max_steps=2, evidence_seeds=0, confirm_majority=False, first_generations=0)
     trainer.train()
     assert trainer.trust.evidence is None and trainer.loader.totals.counts["checking_tokens"] == 0
+
+
+@pytest.mark.parametrize("unset", ["sentinel_checks", "evidence_seeds"])
+def test_a_run_may_be_watched_from_where_it_is_resumed(tmp_path, unset):
+    make_trainer(tmp_path, stop_at=12, **{unset: 0}).train()
+    trainer = make_trainer(tmp_path, stop_at=16, reward=against_the_vote, **LOSES)
+    trainer.train(resume_from_checkpoint=True)
+    assert (trainer.trust.alarms, trainer.trust.good) == (1, 12)
+
+
+def test_a_signal_in_the_last_check_does_not_stop_it(tmp_path):
+    class Terminate(TrainerCallback):
+        def on_train_end(self, args, state, control, **kwargs):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    trainer = make_trainer(tmp_path, max_steps=2)
+    trainer.callback_handler.callbacks.insert(0, Terminate())  # before the check
+    trainer.train()
+    assert trainer.trust.checked == 2 and not (tmp_path / GOOD_FOLDER).exists()

@@ -2,12 +2,16 @@
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 from transformers import TrainerCallback
+from trl import GRPOTrainer
 
 from ..engine.models import is_sharded
+from ..engine.sampling_settings import attributes
 from ..engine.slow_weights import SlowWeights
 from ..engine.vllm import engine_seed
 from ..evaluation.in_training import own_generators
@@ -61,17 +65,21 @@ class Trust(TrainerCallback):
         if args.confirm_majority and self.slow_weights is None:
             self._begin_slow_weights()
         if args.evidence_seeds and self.evidence is None:
-            with self._own_generators():
+            with self._aside():
                 self.evidence = gather_evidence(self.trainer.loader, self.trainer.seeds.true_answers)
             self._use_evidence()
             self.trainer.accelerator.print(self.evidence.describe())
             if reason := self.evidence.refusal(args.max_pass_rate):
                 raise NotReadyError(reason)
-            if self._watches():
+        if self._watches():
+            begins = not self.start  # also in the midst of a run, where `sentinel_checks` was 0
+            if begins:
                 self.start = self._agreement()
-                self.good_score = sum(self.start)
+                self.last_score = sum(self.start)
+            if begins or not good_checkpoint(self.trainer, self.good).exists():
+                self.good, self.good_score = state.global_step, self.last_score
                 save_good(self.trainer)
-        self._check_if_due(control)  # a signal may have come before it was done
+        self._check_if_due(control)  # an error may have come before it was done
 
     def on_step_end(self, args, state, control, **kwargs):
         if self.slow_weights is not None:
@@ -124,14 +132,20 @@ class Trust(TrainerCallback):
                 save_good(self.trainer)
 
     def _agreement(self, time: int = 0) -> list[float]:
-        with self._own_generators(time):
+        with self._aside(time):
             return agreement(self.trainer.loader, self.evidence.watched)
 
-    def _own_generators(self, time: int = 0):
-        # Those of training go on as if nobody had asked.
-        trainer = self.trainer
-        seed = (engine_seed(trainer) + 2 * trainer.state.global_step + time) % 2**32
-        return own_generators(seed, trainer.accelerator.device)
+    @contextmanager
+    def _aside(self, time: int = 0) -> Iterator[None]:
+        """Let the block ask the model without dropout, the start as later; training goes on as if nobody had asked."""
+        trainer, model = self.trainer, self.trainer.model
+        seed, was_training = (engine_seed(trainer) + 2 * trainer.state.global_step + time) % 2**32, model.training
+        model.eval()
+        try:
+            with own_generators(seed, trainer.accelerator.device):
+                yield
+        finally:
+            model.train(was_training)
 
     def _check(self, control) -> None:
         """Compare what the model answers to the watched seeds with what the start answered; go back where it has lost."""
@@ -142,7 +156,10 @@ class Trust(TrainerCallback):
             if errors > -ALARM:
                 break
         self.checked, self.last_score = step, sum(now)
-        trainer.log({"sentinel/agreement": sum(now) / len(now), "sentinel/change": change, "sentinel/errors": errors})
+        measured = {"sentinel/agreement": sum(now) / len(now), "sentinel/change": change, "sentinel/errors": errors}
+        # In an entry of its own: TRL's would take the step's metrics along, and the step's own would not come.
+        with attributes(control, {"should_log": False}):
+            super(GRPOTrainer, trainer).log(measured)
         if errors > -ALARM:
             if not self.evidence.is_labelled or self.last_score >= self.good_score:
                 self.good, self.good_score = step, self.last_score
@@ -191,9 +208,6 @@ class Trust(TrainerCallback):
         if self.trainer.args.confirm_majority:
             self._begin_slow_weights()
             self.load_slow_weights(checkpoint)
-        if self._watches() and not good_checkpoint(self.trainer, self.good).exists():
-            self.good, self.good_score = self.trainer.state.global_step, self.last_score
-            save_good(self.trainer)
 
     def save_slow_weights(self, checkpoint: str | os.PathLike) -> None:
         """Write what this process holds; where the weights are not sharded, the first process holds all."""
