@@ -11,10 +11,9 @@ from transformers import TrainerCallback
 from trl import GRPOTrainer
 
 from ..engine.models import is_sharded
-from ..engine.sampling_settings import attributes
+from ..engine.sampling_settings import attributes, own_generators
 from ..engine.slow_weights import SlowWeights
 from ..engine.vllm import engine_seed
-from ..evaluation.in_training import own_generators
 from ..self_play.seed_evidence import Evidence, agreement, gather_evidence
 from .schedule import is_finished
 from .sentinel import go_back, good_checkpoint, paired_change, remove_good, save_good
