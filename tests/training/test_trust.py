@@ -1,5 +1,6 @@
 """A run of method `trusted` begins with evidence, notices when it loses, and goes on after an alarm as if nothing was."""
 
+import json
 import os
 import signal
 
@@ -11,6 +12,7 @@ from test_resume import SCHEDULE
 from transformers import TrainerCallback
 
 from serl_trl import SeRLTrainer
+from serl_trl.self_play.seed_evidence import Evidence
 from serl_trl.training.sentinel import GOOD_FOLDER
 from serl_trl.training.trust import NotReadyError
 
@@ -155,3 +157,21 @@ def test_a_signal_in_the_last_check_does_not_stop_it(tmp_path):
     trainer.callback_handler.callbacks.insert(0, Terminate())  # before the check
     trainer.train()
     assert trainer.trust.checked == 2 and not (tmp_path / GOOD_FOLDER).exists()
+
+
+def test_what_drifted_once_is_drawn_from_the_seeds_alone_from_there_on(tmp_path):
+    state = None
+    for pass_rate in (
+        0.5,
+        0.9,
+    ):  # the second time, in a run that goes on from there, it is as high as that of the seeds
+        trainer = make_trainer(tmp_path, nearness_level=1, confirm_majority=False)
+        trainer.loader.source.gate = None
+        trainer.trust.evidence = Evidence(50, 0.9, 0, 0, 0, 0, 0, 0, 0.2, [], {})
+        if state is not None:
+            trainer.trust.load(tmp_path, state)
+        assert trainer.loader.source.max_kept_examples == 2
+        trainer.loader.totals.pass_rates[pass_rate] = 64
+        trainer.trust._watch_drift()
+        assert trainer.loader.source.max_kept_examples == 0
+        state = json.loads(json.dumps(trainer.trust.state_dict()))

@@ -52,7 +52,9 @@ class Trust(TrainerCallback):
         self.good_score = self.last_score = 0.0
         self.alarms = 0
         self.checked = 0  # the last step that was
+        self.drifted = False  # whether few-shot examples are drawn from the seeds alone
         self.ended: str | None = None
+        self.trainer.loader.min_pass_rate = self.trainer.args.min_pass_rate  # an earlier training's evidence is gone
 
     def on_train_begin(self, args, state, control, **kwargs):
         """Begin the average, and gather evidence before a new run's first step.
@@ -111,12 +113,13 @@ class Trust(TrainerCallback):
         ):
             return
         voted, harder = loader.totals.pass_rates.total(), self.evidence.pass_rate - loader.totals.mean_pass_rate
-        if voted >= DRIFT_GROUPS and harder > DRIFT and loader.source.max_kept_examples:
-            loader.source.max_kept_examples = 0
+        if voted >= DRIFT_GROUPS and harder > DRIFT and args.max_kept_examples and not self.drifted:
+            self.drifted = True
             logger.warning(
                 f"The pass rate of the model's own instructions is {harder:.2f} below that of the seeds: few-shot examples "
                 "are drawn from the seeds alone from here on."
             )
+        loader.source.max_kept_examples = 0 if self.drifted else args.max_kept_examples
 
     def _watches(self) -> bool:
         return bool(self.trainer.args.sentinel_checks and self.evidence is not None and self.evidence.watched)
@@ -193,7 +196,7 @@ class Trust(TrainerCallback):
 
     def state_dict(self) -> dict:
         """Return what goes into a checkpoint beside the slow weights, as JSON takes it."""
-        names = ("start", "good", "good_score", "last_score", "alarms", "checked")
+        names = ("start", "good", "good_score", "last_score", "alarms", "checked", "drifted")
         evidence = None if self.evidence is None else asdict(self.evidence)
         return {"evidence": evidence} | {name: getattr(self, name) for name in names}
 
