@@ -168,11 +168,9 @@ def train(arm: str, settings: dict, seed: int, folder: Path) -> dict:
     except NotReadyError as error:
         refused = str(error)
     seconds = time.perf_counter() - began
-    # A model that agrees with itself on everything ends its run early, and stays what it is.
     last, steps = pass_at_1(trainer.model, trainer.processing_class, world.held_out), trainer.state.global_step
-    curve[1:] = (
-        [*curve[1:-1], (curve[-1][0], last)] if len(curve) > 1 else []
-    )  # a sentinel may change the model at the end
+    # The sentinel may change the model at the end; of a run that ends early, it stays what it is.
+    curve = [point for point in curve if point[0] < max(steps, 1)]
     curve += [(step, last) for step in range(curve[-1][0] + 10, config.max_steps + 1, 10)]
     trainer.save_model(output)
     ledger = [row for path in sorted(output.glob("_ledger/*.parquet")) for row in pq.read_table(path).to_pylist()]

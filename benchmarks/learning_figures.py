@@ -27,8 +27,7 @@ def by_arm(results: list[dict], arms: dict[str, dict]) -> dict[str, list[dict]]:
 
 def table(groups: dict[str, list[dict]], start_majority: float) -> str:
     """Return the Markdown table of all arms: means over the seeds, and maj@16 of the start."""
-    names = {"label_accuracy": "labels right", "distinct": "different instructions", "far": "beyond the seeds"}
-    names = {name: title for name, title in names.items() if name in groups["SeRL"][0]}
+    names = {"label_accuracy": "labels right", "distinct": "different instructions"}
     lines = [
         f"| arm | pass@1 | gain, 95 % interval | worst seed | maj@16 | {' | '.join(names.values())} |",
         "| --- " * (5 + len(names)) + "|",
@@ -42,8 +41,6 @@ def table(groups: dict[str, list[dict]], start_majority: float) -> str:
             name: " → ".join(f"{statistics.mean(run[name][third] for run in runs):.2f}" for third in range(3))
             for name in names
         }
-        if "true labels" in arm:
-            thirds["label_accuracy"] = "true labels"
         lines.append(
             f"| {arm} | {final:.3f} | {mean:+.3f} ± {half:.3f} | {min(run['gain'] for run in runs):+.3f} | "
             f"{majority:.3f} | {' | '.join(thirds.values())} |"

@@ -4,7 +4,7 @@ import pytest
 from conftest import ledger_rows
 from test_loop import SEEDS, Script, make_loader
 
-from serl_trl.self_play import TrueAnswerLabels
+from serl_trl.self_play import MajorityLabels, TrueAnswerLabels
 from serl_trl.self_play.carriers import Candidate
 from serl_trl.self_play.funnel import Funnel
 
@@ -96,3 +96,20 @@ def test_the_method_of_the_paper_asks_for_nothing_else(tmp_path, from_seeds, cal
     for _ in range(5):
         next(loader)
     assert loader.sampler.calls == calls
+
+
+def test_a_group_that_was_sure_is_not_trained_on_where_its_second_vote_times_out(tmp_path):
+    class SlowLater(MajorityLabels):
+        """Reads one answer fewer in its second vote on a group."""
+
+        def label(self, instruction, completions, truncated):
+            votes.append(instruction)
+            late = votes.count(instruction) == 2
+            return super().label(instruction, completions, [late, *truncated[1:]])
+
+    votes = []
+    script = Script(agreeing=lambda text: 16 if text.split("\n")[0] in SEEDS[:6] else 4)
+    loader = make_loader(tmp_path, script, first_generations=8, labels=SlowLater(), **SIXTEEN)
+    batch = next(loader)
+    assert [len(group.completions) for group in batch.groups] == [16, 16]
+    assert {row["fate"] for row in ledger_rows(tmp_path) if len(row["answers"]) == 8} == {"out_of_band"}

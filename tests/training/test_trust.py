@@ -1,5 +1,9 @@
 """A run of method `trusted` begins with evidence, notices when it loses, and goes on after an alarm as if nothing was."""
 
+import json
+import os
+import signal
+
 import pytest
 import torch
 from conftest import TINY_MODEL, ledger_rows, tiny_config, tiny_seeds, weights
@@ -8,6 +12,7 @@ from test_resume import SCHEDULE
 from transformers import TrainerCallback
 
 from serl_trl import SeRLTrainer
+from serl_trl.self_play.seed_evidence import Evidence
 from serl_trl.training.sentinel import GOOD_FOLDER
 from serl_trl.training.trust import NotReadyError
 
@@ -93,6 +98,7 @@ def test_an_alarm_brings_back_weights_and_halves_the_learning_rate(tmp_path, cap
     assert trainer.trust.alarms == 1 and "the learning rate is halved" in capsys.readouterr().out
     assert all(torch.equal(a, b) for a, b in zip(weights(trainer.model), start, strict=True))
     assert trainer.lr_scheduler.get_last_lr() == [2e-4] * 2
+    assert [entry["step"] for entry in trainer.state.log_history if "loss" in entry] == list(range(1, 9))
 
 
 def test_the_second_alarm_ends_the_run_with_the_last_good_weights(tmp_path):
@@ -151,3 +157,40 @@ def test_without_checks_and_evidence_nothing_is_asked(tmp_path):
     trainer = make_trainer(tmp_path, max_steps=2, evidence_seeds=0, confirm_majority=False, first_generations=0)
     trainer.train()
     assert trainer.trust.evidence is None and trainer.loader.totals.counts["checking_tokens"] == 0
+
+
+@pytest.mark.parametrize("unset", ["sentinel_checks", "evidence_seeds"])
+def test_a_run_may_be_watched_from_where_it_is_resumed(tmp_path, unset):
+    make_trainer(tmp_path, stop_at=12, **{unset: 0}).train()
+    trainer = make_trainer(tmp_path, stop_at=16, reward=against_the_vote, **LOSES)
+    trainer.train(resume_from_checkpoint=True)
+    assert (trainer.trust.alarms, trainer.trust.good) == (1, 12)
+
+
+def test_a_signal_in_the_last_check_does_not_stop_it(tmp_path):
+    class Terminate(TrainerCallback):
+        def on_train_end(self, args, state, control, **kwargs):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    trainer = make_trainer(tmp_path, max_steps=2)
+    trainer.callback_handler.callbacks.insert(0, Terminate())  # before the check
+    trainer.train()
+    assert trainer.trust.checked == 2 and not (tmp_path / GOOD_FOLDER).exists()
+
+
+def test_what_drifted_once_is_drawn_from_the_seeds_alone_from_there_on(tmp_path):
+    state = None
+    for pass_rate in (
+        0.5,
+        0.9,
+    ):  # the second time, in a run that goes on from there, it is as high as that of the seeds
+        trainer = make_trainer(tmp_path, nearness_level=1, confirm_majority=False)
+        trainer.loader.source.gate = None
+        trainer.trust.evidence = Evidence(50, 0.9, 0, 0, 0, 0, 0, 0, 0.2, [], {})
+        if state is not None:
+            trainer.trust.load(tmp_path, state)
+        assert trainer.loader.source.max_kept_examples == 2
+        trainer.loader.totals.pass_rates[pass_rate] = 64
+        trainer.trust._watch_drift()
+        assert trainer.loader.source.max_kept_examples == 0
+        state = json.loads(json.dumps(trainer.trust.state_dict()))

@@ -1,11 +1,13 @@
-"""How one call of the trainer's engine samples, where it differs from the trainer's own settings."""
+"""How one call of the trainer's engine samples, where settings or generators are not the trainer's own."""
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, set_seed
 
 from ..self_play.carriers import SamplingSettings
 
@@ -53,6 +55,19 @@ def attributes(target: Any, values: dict[str, Any]) -> Iterator[None]:
     finally:
         for name, value in before.items():
             setattr(target, name, value)
+
+
+@contextmanager
+def own_generators(seed: int, device: torch.device) -> Iterator[None]:
+    """Let the block draw from global generators seeded with `seed`; after it they are as they were before."""
+    states = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        set_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(states[0])
+            np.random.set_state(states[1])
 
 
 class PresencePenalty(LogitsProcessor):

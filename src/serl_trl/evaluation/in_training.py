@@ -1,14 +1,8 @@
 """The evaluation of a trainer: that of `serl-trl eval`, through the trainer's own engine."""
 
-import random
-from collections.abc import Iterator
-from contextlib import contextmanager
-
-import numpy as np
-import torch
 from datasets import Dataset, DatasetInfo
-from transformers import set_seed
 
+from ..engine.sampling_settings import own_generators
 from ..engine.vllm import engine_seed
 from ..self_play.prompt import answer_prompt, load_template
 from .data import card_name, load_labelled
@@ -107,16 +101,3 @@ def _evaluate_rows(trainer, source, name: str, prefix: str) -> dict[str, float]:
     trainer.state.log_history[-1]["results"] = card_results(name, summary, measured)
     trainer.control = trainer.callback_handler.on_evaluate(args, trainer.state, trainer.control, metrics)
     return metrics
-
-
-@contextmanager
-def own_generators(seed: int, device: torch.device) -> Iterator[None]:
-    """Let the block draw from global generators seeded with `seed`; after it they are as they were before."""
-    states = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        set_seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(states[0])
-            np.random.set_state(states[1])

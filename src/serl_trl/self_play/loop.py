@@ -143,6 +143,8 @@ class SelfPlayLoader:
             candidate.pseudo_label, candidate.pass_rate = vote.pseudo_label, vote.pass_rate
             if vote.pseudo_label is None:
                 candidate.fate = "no_pseudo_label"
+            elif len(completions) < self.settings.num_generations:
+                candidate.fate = "out_of_band"  # it was too sure at the first vote, whatever has timed out at this one
             elif not is_in_band(vote, self.min_pass_rate, self.settings.max_pass_rate):
                 candidate.fate = "out_of_band"
             elif not all(completion.token_ids for completion in completions):

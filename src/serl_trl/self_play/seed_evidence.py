@@ -12,6 +12,15 @@ from .loop import SelfPlayLoader
 from .sampler import judge_once
 
 
+ACCURACY, CONFIDENCE = 0.75, 0.8  # below this share of right labels training loses (docs/method.md)
+FEWEST_LABELLED = 20  # fewer show too little to set a bound by
+FEWEST_IN_BAND = 8
+STRONG = 0.5  # pass rate from which on a majority without a true answer is watched
+# By chance alone one seed falls by two standard errors in 39 % of the checks, 16 or 32 do in 3 %.
+FEWEST_WATCHED, MOST_WATCHED = 16, 32
+READY = 0.4  # least share of seeds in the band whose majority is confirmed
+
+
 @dataclass(frozen=True)
 class SeedAnswers:
     """What the start answers to one seed.
@@ -47,11 +56,10 @@ def answer_seeds(
     answered = loader.answer(candidates, funnel)
     votes = loader.label(candidates, answered, funnel)
     groups = loader.keep_in_band(candidates, answered, votes, funnel)
-    confirmed = dict.fromkeys(range(len(seeds)))
     verdicts = [True] * len(groups)
     if loader.confirmation is not None:
         verdicts, _ = loader.confirmation.ask(groups, funnel)
-    confirmed |= {group.candidate_id: verdict for group, verdict in zip(groups, verdicts, strict=True)}
+    confirmed = {group.candidate_id: verdict for group, verdict in zip(groups, verdicts, strict=True)}
     _count(loader, funnel)
     texts = [true_answers.get(seed) for seed in seeds]
     rewards = _rewards(loader, [completions for _, completions in answered], texts)
@@ -60,7 +68,7 @@ def answer_seeds(
         right = None if texts[number] is None else False
         if right is not None and vote.pseudo_label is not None:
             right = rewards[number][vote.rewards.index(1.0)] == 1.0
-        found.append(SeedAnswers(seed, vote.pseudo_label, vote.pass_rate, right, confirmed[number]))
+        found.append(SeedAnswers(seed, vote.pseudo_label, vote.pass_rate, right, confirmed.get(number)))
     return found
 
 
@@ -77,15 +85,6 @@ def agreement(loader: SelfPlayLoader, labels: Mapping[str, str]) -> list[float]:
 def _count(loader: SelfPlayLoader, funnel: Funnel) -> None:
     tokens = funnel.counts["completion_tokens"] + funnel.counts["confirming_tokens"]
     loader.totals.counts["checking_tokens"] += tokens
-
-
-ACCURACY, CONFIDENCE = 0.75, 0.8  # below this share of right labels training loses (docs/method.md)
-FEWEST_LABELLED = 20  # fewer show too little to set a bound by
-FEWEST_IN_BAND = 8
-STRONG = 0.5  # pass rate from which on a majority without a true answer is watched
-# By chance alone one seed falls by two standard errors in 39 % of the checks, 16 or 32 do in 3 %.
-FEWEST_WATCHED, MOST_WATCHED = 16, 32
-READY = 0.4  # least share of seeds in the band whose majority is confirmed
 
 
 @dataclass(frozen=True)
@@ -144,12 +143,8 @@ class Evidence:
     def refusal(self, max_pass_rate: float) -> str | None:
         """Return why training would not make the model better, and what to do; `None` if it may."""
         advice = "Use a stronger model or easier seeds; method 'paper' trains all the same."
-        enough = self.labelled >= FEWEST_LABELLED
-        if (
-            enough
-            and self.trusted
-            and wilson_bound(self.trusted - self.trusted_right, self.trusted, CONFIDENCE) > 1 - ACCURACY
-        ):
+        wrong = self.trusted - self.trusted_right
+        if self.is_labelled and self.trusted and wilson_bound(wrong, self.trusted, CONFIDENCE) > 1 - ACCURACY:
             return (
                 f"Of {self.trusted} labelled seeds that would be trained on, the majority is right for "
                 f"{self.trusted_right} only. {advice}"

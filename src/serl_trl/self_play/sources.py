@@ -178,9 +178,9 @@ class SelfInstruction:
 
     def leave_out(self, seeds: Sequence[str]) -> None:
         """Draw no few-shot examples from these seeds, as long as there are enough others."""
-        left = [seed for seed in self.pool.seeds if seed not in set(map(squeeze, seeds))]
-        if len(left) >= self.settings.num_few_shot_examples:
-            self.pool.examples = left
+        out = set(map(squeeze, seeds))
+        left = [seed for seed in self.pool.seeds if seed not in out]
+        self.pool.examples = left if len(left) >= self.settings.num_few_shot_examples else self.pool.seeds
 
     @property
     def admitted(self) -> list[str]:

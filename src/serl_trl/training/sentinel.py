@@ -11,7 +11,7 @@ from transformers.integrations.deepspeed import deepspeed_load_checkpoint
 from transformers.trainer_utils import SaveStrategy
 
 from ..engine.sampling_settings import attributes
-from .checkpoints import last_checkpoint, list_checkpoints
+from .checkpoints import find_damage, last_checkpoint, list_checkpoints
 from .resume import load_loader_state
 from .schedule import change_learning_rate
 
@@ -72,7 +72,12 @@ def go_back(trainer, checkpoint: str | os.PathLike, factor: float) -> None:
         trainer ([`SeRLTrainer`]): The trainer; its steps, ledger and rollouts stay as they are.
         checkpoint (`str`): From [`save_good`].
         factor (`float`): What the learning rate is multiplied with from here on.
+
+    Raises:
+        RuntimeError: if the checkpoint is damaged; nothing was changed then.
     """
+    if damage := find_damage(checkpoint):
+        raise RuntimeError(f"{checkpoint}, the weights to go back to: {damage}.")
     checkpoint, schedule = str(checkpoint), trainer.lr_scheduler.state_dict()
     if trainer.is_deepspeed_enabled:
         deepspeed_load_checkpoint(trainer.model_wrapped, checkpoint, load_module_strict=False)

@@ -2,16 +2,20 @@
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 from transformers import TrainerCallback
+from trl import GRPOTrainer
 
 from ..engine.models import is_sharded
+from ..engine.sampling_settings import attributes, own_generators
 from ..engine.slow_weights import SlowWeights
 from ..engine.vllm import engine_seed
-from ..evaluation.in_training import own_generators
 from ..self_play.seed_evidence import Evidence, agreement, gather_evidence
+from .checkpoints import find_damage
 from .schedule import is_finished
 from .sentinel import go_back, good_checkpoint, paired_change, remove_good, save_good
 
@@ -51,7 +55,9 @@ class Trust(TrainerCallback):
         self.last_scores: list[float] = []  # and at the last check
         self.alarms = 0
         self.checked = 0  # the last step that was
+        self.drifted = False  # whether few-shot examples are drawn from the seeds alone
         self.ended: str | None = None
+        self.trainer.loader.min_pass_rate = self.trainer.args.min_pass_rate  # an earlier training's evidence is gone
 
     def on_train_begin(self, args, state, control, **kwargs):
         """Begin the average, and gather evidence before a new run's first step.
@@ -63,16 +69,19 @@ class Trust(TrainerCallback):
         if args.confirm_majority and self.slow_weights is None:
             self._begin_slow_weights()
         if args.evidence_seeds and self.evidence is None:
-            with self._own_generators():
+            with self._aside():
                 self.evidence = gather_evidence(self.trainer.loader, self.trainer.seeds.true_answers)
             self._use_evidence()
             self.trainer.accelerator.print(self.evidence.describe())
+            if args.sentinel_checks and not self.evidence.watched:
+                logger.warning(
+                    f"sentinel_checks is {args.sentinel_checks}, and too few seeds have a majority to watch."
+                )
             if reason := self.evidence.refusal(args.max_pass_rate):
                 raise NotReadyError(reason)
-            if self._watches():
-                self.start = self.good_scores = self.last_scores = self._agreement()
-                save_good(self.trainer)
-        self._check_if_due(control)  # a signal may have come before it was done
+        if self._watches():
+            self._have_good_weights()
+        self._check_if_due(control)  # an error may have come before it was done
 
     def on_step_end(self, args, state, control, **kwargs):
         if self.slow_weights is not None:
@@ -84,11 +93,11 @@ class Trust(TrainerCallback):
         ending = self.trainer.ending
         if not self._watches() or ending.agreed:
             return
-        if self.checked != state.global_step:
+        if self.checked != state.global_step or args.load_best_model_at_end:
             self._check(control)
         change, errors = paired_change(self.last_scores, self.start)
         if self.evidence.is_labelled and errors < SHOWN and good_checkpoint(self.trainer, 0).exists():
-            go_back(self.trainer, good_checkpoint(self.trainer, 0), SLOWER)
+            go_back(self.trainer, good_checkpoint(self.trainer, 0), 1.0)
             self.trainer.accelerator.print(
                 f"The start is kept: the share of right answers to the {len(self.start)} watched seeds changed by "
                 f"{change:+.3f} ({errors:+.1f} standard errors), which shows no gain."
@@ -107,12 +116,29 @@ class Trust(TrainerCallback):
         ):
             return
         voted, harder = loader.totals.pass_rates.total(), self.evidence.pass_rate - loader.totals.mean_pass_rate
-        if voted >= DRIFT_GROUPS and harder > DRIFT and loader.source.max_kept_examples:
-            loader.source.max_kept_examples = 0
+        if voted >= DRIFT_GROUPS and harder > DRIFT and args.max_kept_examples and not self.drifted:
+            self.drifted = True
             logger.warning(
                 f"The pass rate of the model's own instructions is {harder:.2f} below that of the seeds: few-shot examples "
                 "are drawn from the seeds alone from here on."
             )
+        loader.source.max_kept_examples = 0 if self.drifted else args.max_kept_examples
+
+    def _have_good_weights(self) -> None:
+        """Save the weights of now as those to go back to, where a run begins to be watched or has lost them."""
+        trainer, begins = self.trainer, not self.start  # also in the midst of a run, where `sentinel_checks` was 0
+        if begins:
+            self.start = self.last_scores = self._agreement()
+        else:
+            damage = find_damage(good_checkpoint(trainer, self.good))
+            if damage is None:
+                return
+            text = f"{good_checkpoint(trainer, self.good)}, the weights to go back to: {damage}."
+            if paired_change(self._agreement(), self.start)[1] <= -ALARM:
+                raise RuntimeError(f"{text} Those of now have lost. Go on from an earlier checkpoint.")
+            logger.warning(f"{text} Those of now are saved in their place.")
+        self.good, self.good_scores = trainer.state.global_step, self.last_scores
+        save_good(trainer)
 
     def _watches(self) -> bool:
         return bool(self.trainer.args.sentinel_checks and self.evidence is not None and self.evidence.watched)
@@ -127,14 +153,20 @@ class Trust(TrainerCallback):
                 save_good(self.trainer)
 
     def _agreement(self, time: int = 0) -> list[float]:
-        with self._own_generators(time):
+        with self._aside(time):
             return agreement(self.trainer.loader, self.evidence.watched)
 
-    def _own_generators(self, time: int = 0):
-        # Those of training go on as if nobody had asked.
-        trainer = self.trainer
-        seed = (engine_seed(trainer) + 2 * trainer.state.global_step + time) % 2**32
-        return own_generators(seed, trainer.accelerator.device)
+    @contextmanager
+    def _aside(self, time: int = 0) -> Iterator[None]:
+        """Let the block ask the model without dropout, the start as later; training goes on as if nobody had asked."""
+        trainer, model = self.trainer, self.trainer.model
+        seed, was_training = (engine_seed(trainer) + 2 * trainer.state.global_step + time) % 2**32, model.training
+        model.eval()
+        try:
+            with own_generators(seed, trainer.accelerator.device):
+                yield
+        finally:
+            model.train(was_training)
 
     def _check(self, control) -> None:
         """Compare what the model answers to the watched seeds with what the start answered; go back where it has lost."""
@@ -144,29 +176,31 @@ class Trust(TrainerCallback):
             change, errors = paired_change(now, self.start)
             if errors > -ALARM:
                 break
-        self.checked, self.last_scores = step, now
-        trainer.log({"sentinel/agreement": sum(now) / len(now), "sentinel/change": change, "sentinel/errors": errors})
+        measured = {"sentinel/agreement": sum(now) / len(now), "sentinel/change": change, "sentinel/errors": errors}
+        # In an entry of its own: TRL's would take the step's metrics along, and the step's own would not come.
+        with attributes(control, {"should_log": False}):
+            super(GRPOTrainer, trainer).log(measured)
+        self.last_scores = now
         if errors > -ALARM:
+            self.checked = step
             if not self.evidence.is_labelled or sum(now) >= sum(self.good_scores):
                 self.good, self.good_scores = step, now
             return
-        self.alarms += 1
         what = "of right answers to" if self.evidence.is_labelled else "of the start's majority answers to"
         text = (
             f"Step {step}: the share {what} the watched seeds fell by {-change:.3f} since the start ({-errors:.1f} standard "
             "errors)."
         )
-        self._return_to_good()
+        go_back(trainer, good_checkpoint(trainer, self.good), SLOWER)
+        # From here on the run is back; if that has failed, a resumed one is checked again.
+        self.checked, self.last_scores = step, self.good_scores
+        self.alarms += 1
         if self.alarms == 1:
             text += f" Weights of step {self.good} are back, and the learning rate is halved."
         else:
             self.ended = f"{text} It is the second time: training ends with the weights of step {self.good}."
             control.should_training_stop = True
         trainer.accelerator.print(self.ended or text)
-
-    def _return_to_good(self) -> None:
-        go_back(self.trainer, good_checkpoint(self.trainer, self.good), SLOWER)
-        self.last_scores = self.good_scores
 
     def _begin_slow_weights(self) -> None:
         self.slow_weights = SlowWeights(self.trainer.model_wrapped.parameters(), self.trainer.args.slow_decay)
@@ -180,7 +214,7 @@ class Trust(TrainerCallback):
 
     def state_dict(self) -> dict:
         """Return what goes into a checkpoint beside the slow weights, as JSON takes it."""
-        names = ("start", "good", "good_scores", "last_scores", "alarms", "checked")
+        names = ("start", "good", "good_scores", "last_scores", "alarms", "checked", "drifted")
         evidence = None if self.evidence is None else asdict(self.evidence)
         return {"evidence": evidence} | {name: getattr(self, name) for name in names}
 
@@ -194,9 +228,6 @@ class Trust(TrainerCallback):
         if self.trainer.args.confirm_majority:
             self._begin_slow_weights()
             self.load_slow_weights(checkpoint)
-        if self._watches() and not good_checkpoint(self.trainer, self.good).exists():
-            self.good, self.good_scores = self.trainer.state.global_step, self.last_scores
-            save_good(self.trainer)
 
     def save_slow_weights(self, checkpoint: str | os.PathLike) -> None:
         """Write what this process holds; where the weights are not sharded, the first process holds all."""
