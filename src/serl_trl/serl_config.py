@@ -153,7 +153,12 @@ class SeRLConfig(SelfPlaySettings, GRPOConfig):
         }
         check_choices(self, choices | CHOICES)
         if self.label_source == "true_answer":
-            for name, unused in {"method": "paper", "confirm_majority": False, "evidence_seeds": 0}.items():
+            for name, unused in {
+                "method": "paper",
+                "confirm_majority": False,
+                "evidence_seeds": 0,
+                "sentinel_checks": 0,
+            }.items():
                 if getattr(self, name) not in (None, unused):
                     raise ValueError(
                         f"{name} is {getattr(self, name)!r}, and label_source is 'true_answer': there is no majority to "

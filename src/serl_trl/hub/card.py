@@ -82,10 +82,9 @@ def method(settings: dict) -> str:
     own = settings.get("instruction_source", "self_instruction") == "self_instruction"
     source = "The model wrote new instructions after examples from its seeds" if own else "The model took its seeds"
     if settings.get("label_source", "majority_vote") == "majority_vote":
-        confirmed = " that slower weights confirmed" if settings.get("method") == "trusted" else ""
-        reward = (
-            f"was rewarded where an answer agreed with the majority of its answers{confirmed}: no true answer was used"
-        )
+        reward = "was rewarded where an answer agreed with the majority of its answers: no true answer was used"
+        if settings.get("method") == "trusted":
+            reward = "was rewarded where an answer agreed with a majority that slower weights confirmed, never by a true answer"
     else:
         reward = "was rewarded where an answer was the true one"
     estimator = settings.get("advantage_estimator", "grpo")
