@@ -167,13 +167,38 @@ def test_a_run_may_be_watched_from_where_it_is_resumed(tmp_path, unset):
     assert (trainer.trust.alarms, trainer.trust.good) == (1, 12)
 
 
-def test_a_signal_in_the_last_check_does_not_stop_it(tmp_path):
-    class Terminate(TrainerCallback):
-        def on_train_end(self, args, state, control, **kwargs):
+class TerminateAt(TrainerCallback):
+    """Sends a signal before the sentinel has its turn: at the end of a step, or at that of the training."""
+
+    def __init__(self, trainer, step):
+        self.step = step
+        trainer.callback_handler.callbacks.insert(0, self)
+
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
             os.kill(os.getpid(), signal.SIGTERM)
 
+    def on_train_end(self, args, state, control, **kwargs):
+        if self.step is None:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def test_a_check_waits_for_the_resumed_run_where_a_signal_has_come(tmp_path):
+    trainer = make_trainer(tmp_path)
+    TerminateAt(trainer, 8)
+    with pytest.raises(SystemExit):
+        trainer.train()
+    assert (trainer.state.global_step, trainer.trust.checked) == (8, 0)
+    resumed = make_trainer(tmp_path)
+    TerminateAt(resumed, 9)
+    with pytest.raises(SystemExit):
+        resumed.train(resume_from_checkpoint=True)
+    assert resumed.trust.checked == 8
+
+
+def test_a_signal_before_the_last_check_does_not_stop_it(tmp_path):
     trainer = make_trainer(tmp_path, max_steps=2)
-    trainer.callback_handler.callbacks.insert(0, Terminate())  # before the check
+    TerminateAt(trainer, None)
     trainer.train()
     assert trainer.trust.checked == 2 and not (tmp_path / GOOD_FOLDER).exists()
 

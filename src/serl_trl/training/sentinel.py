@@ -80,7 +80,8 @@ def go_back(trainer, checkpoint: str | os.PathLike, factor: float) -> None:
         raise RuntimeError(f"{checkpoint}, the weights to go back to: {damage}.")
     checkpoint, schedule = str(checkpoint), trainer.lr_scheduler.state_dict()
     if trainer.is_deepspeed_enabled:
-        deepspeed_load_checkpoint(trainer.model_wrapped, checkpoint, load_module_strict=False)
+        strict = not hasattr(trainer.model, "peft_config")
+        deepspeed_load_checkpoint(trainer.model_wrapped, checkpoint, load_module_strict=strict)
     else:
         trainer._load_from_checkpoint(checkpoint, trainer.model_wrapped if trainer.is_fsdp_enabled else trainer.model)
     trainer.load_optimizer(checkpoint)

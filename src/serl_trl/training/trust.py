@@ -81,7 +81,7 @@ class Trust(TrainerCallback):
                 raise NotReadyError(reason)
         if self._watches():
             self._have_good_weights()
-        self._check_if_due(control)  # an error may have come before it was done
+        self._check_if_due(control)  # a signal or an error may have come before it was done
 
     def on_step_end(self, args, state, control, **kwargs):
         if self.slow_weights is not None:
@@ -147,7 +147,8 @@ class Trust(TrainerCallback):
         args, step = self.trainer.args, self.trainer.state.global_step
         if not self._watches() or self.checked == step:
             return
-        if step % max(args.max_steps // args.sentinel_checks, FEWEST_STEPS) == 0:
+        is_due = step % max(args.max_steps // args.sentinel_checks, FEWEST_STEPS) == 0
+        if is_due and not self.trainer.ending.signal_of_any():  # else where the run goes on
             self._check(control)
             if self.good == step and not is_finished(self.trainer):
                 save_good(self.trainer)
