@@ -82,7 +82,5 @@ class SlowWeights:
     def _write(self, tensors: list[torch.Tensor]) -> None:
         for parameter, tensor in zip(self.parameters, tensors, strict=True):
             _own_part(parameter).copy_(tensor)
-            if hasattr(parameter, "ds_tensor"):
-                parameter.partition(
-                    has_been_updated=False
-                )  # ZeRO-3 keeps small ones gathered: let it gather them anew
+            if hasattr(parameter, "ds_tensor"):  # ZeRO-3 keeps small ones gathered: let it gather them anew
+                parameter.partition(has_been_updated=False)

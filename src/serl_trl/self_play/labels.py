@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from ..answers.judging import MAX_VOTE_SECONDS
 from ..answers.voting import Vote, majority_vote, true_answer_rewards
+from .carriers import Completion
 
 
 class MajorityLabels:
@@ -38,3 +39,11 @@ class TrueAnswerLabels:
     def label(self, instruction: str, completions: Sequence[str], truncated: Sequence[bool]) -> Vote:
         true_answer = self.true_answers[instruction]
         return true_answer_rewards(completions, true_answer, truncated=truncated, **self.settings)
+
+
+def label_group(
+    labels: MajorityLabels | TrueAnswerLabels, instruction: str, completions: Sequence[Completion]
+) -> Vote:
+    """Return what `labels` says of the completions of an instruction."""
+    texts, truncated = [completion.text for completion in completions], [c.truncated for c in completions]
+    return labels.label(instruction, texts, truncated)

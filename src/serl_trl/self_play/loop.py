@@ -11,7 +11,7 @@ from .carriers import Batch, Candidate, Completion, Group
 from .confirmation import Confirmation
 from .difficulty import is_in_band
 from .funnel import TOO_EASY, Funnel
-from .labels import MajorityLabels, TrueAnswerLabels
+from .labels import MajorityLabels, TrueAnswerLabels, label_group
 from .ledger import Ledger
 from .prompt import answer_prompt, load_template
 from .sampler import Sampler, judge_once
@@ -125,9 +125,7 @@ class SelfPlayLoader:
         """Label each group, in one process only."""
 
         def label(candidate: Candidate, answered: Answered) -> Vote:
-            texts = [completion.text for completion in answered[1]]
-            truncated = [completion.truncated for completion in answered[1]]
-            return self.labels.label(candidate.instruction, texts, truncated)
+            return label_group(self.labels, candidate.instruction, answered[1])
 
         with funnel.timed("vote"):
             return judge_once(self.sampler, zip(admitted, answered, strict=True), label)

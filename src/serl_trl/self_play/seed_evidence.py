@@ -4,10 +4,11 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ..answers.voting import true_answer_rewards
-from .carriers import Candidate
+from ..answers.voting import Vote
+from .carriers import Candidate, Completion
 from .evidence import calibrated_pass_rate, wilson_bound
 from .funnel import Funnel
+from .labels import TrueAnswerLabels, label_group
 from .loop import SelfPlayLoader
 from .sampler import judge_once
 
@@ -61,13 +62,14 @@ def answer_seeds(
         verdicts, _ = loader.confirmation.ask(groups, funnel)
     confirmed = {group.candidate_id: verdict for group, verdict in zip(groups, verdicts, strict=True)}
     _count(loader, funnel)
-    texts = [true_answers.get(seed) for seed in seeds]
-    rewards = _rewards(loader, [completions for _, completions in answered], texts)
+    completions = dict(zip(seeds, (group for _, group in answered), strict=True))
+    labelled = {seed: group for seed, group in completions.items() if true_answers.get(seed) is not None}
+    by_truth = dict(zip(labelled, _judge(loader, labelled, true_answers), strict=True))
     found = []
     for number, (seed, vote) in enumerate(zip(seeds, votes, strict=True)):
-        right = None if texts[number] is None else False
+        right = None if seed not in by_truth else False
         if right is not None and vote.pseudo_label is not None:
-            right = rewards[number][vote.rewards.index(1.0)] == 1.0
+            right = by_truth[seed].rewards[vote.rewards.index(1.0)] == 1.0
         found.append(SeedAnswers(seed, vote.pseudo_label, vote.pass_rate, right, confirmed.get(number)))
     return found
 
@@ -78,8 +80,8 @@ def agreement(loader: SelfPlayLoader, labels: Mapping[str, str]) -> list[float]:
     funnel = Funnel()
     answered = loader.answer(candidates, funnel)
     _count(loader, funnel)
-    rewards = _rewards(loader, [completions for _, completions in answered], list(labels.values()))
-    return [sum(row) / len(row) for row in rewards]
+    completions = dict(zip(labels, (group for _, group in answered), strict=True))
+    return [vote.pass_rate for vote in _judge(loader, completions, labels)]
 
 
 def _count(loader: SelfPlayLoader, funnel: Funnel) -> None:
@@ -201,15 +203,10 @@ def gather_evidence(loader: SelfPlayLoader, true_answers: Mapping[str, str | Non
     )
 
 
-def _rewards(loader: SelfPlayLoader, groups: list, labels: list[str | None]) -> list[tuple[float, ...]]:
-    """Return 1 for each completion that gives its group's label, else 0; nothing for a group without a label."""
+def _judge(
+    loader: SelfPlayLoader, groups: Mapping[str, Sequence[Completion]], labels: Mapping[str, str]
+) -> list[Vote]:
+    """Return the rewards of each instruction's completions by its label, in the order of `groups`."""
     settings = loader.settings
-
-    def judge(completions, label):
-        if label is None:
-            return ()
-        texts, truncated = [c.text for c in completions], [c.truncated for c in completions]
-        budget = {"answer_format": settings.answer_format, "max_seconds": settings.max_vote_seconds}
-        return true_answer_rewards(texts, label, truncated=truncated, **budget).rewards
-
-    return judge_once(loader.sampler, zip(groups, labels, strict=True), judge)
+    by_label = TrueAnswerLabels(labels, settings.answer_format, settings.max_vote_seconds)
+    return judge_once(loader.sampler, groups.items(), lambda *group: label_group(by_label, *group))

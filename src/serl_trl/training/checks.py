@@ -133,21 +133,20 @@ def _check_true_answers(true_answers: dict[str, str | None], answer_format: str)
 
 def _readable(true_answers: dict[str, str | None], answer_format: str) -> dict[str, str | None]:
     """Return the seeds with those answers left out that can't be read, and say how many these are."""
-
-    def read(answer: str | None) -> str | None:
+    readable, unread = dict(true_answers), []
+    for seed, answer in true_answers.items():
         try:
-            return answer if answer is None else read_true_answer(answer, answer_format)
+            if answer is not None:
+                read_true_answer(answer, answer_format)
         except ValueError:
-            return None
-
-    found = {seed: read(answer) for seed, answer in true_answers.items()}
-    unread = [true_answers[seed] for seed in found if found[seed] is None and true_answers[seed] is not None]
+            readable[seed] = None
+            unread.append(answer)
     if unread:
         logger.warning(
             f"{len(unread)} true answers of the seeds can't be read as answer_format {answer_format!r}, and count as none: "
             f"{unread[0]!r}, for example."
         )
-    return {seed: answer if found[seed] is not None else None for seed, answer in true_answers.items()}
+    return readable
 
 
 def _check_room(seeds: list[str], tokenizer: PreTrainedTokenizerBase, max_tokens: int, args) -> None:
