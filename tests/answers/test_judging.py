@@ -107,7 +107,7 @@ def test_classes_do_not_depend_on_the_order(completions, draw):
 
 
 def test_identical_answers_need_no_comparison():
-    vote = timed_vote(boxed(SEEN[0]) * 3)
+    vote = majority_vote(boxed(SEEN[0]) * 3)  # by the default budget: reading it takes 0.15 s of a fast core
     assert vote.pass_rate == 1.0 and not any(vote.timed_out)
 
 
