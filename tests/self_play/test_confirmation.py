@@ -26,12 +26,14 @@ LAST = max(LOOKS)
         (16, 14, 2, True),
         (16, 9, 0, True),  # the others abstain
         (16, 13, 3, None),
-        (16, 10, 6, None),
+        (16, 10, 4, None),
+        (16, 10, 6, False),  # too far from clear
         (16, 8, 8, False),  # a tie again
         (16, 9, 7, False),  # a lead too small
         (16, 0, 0, False),
-        (32, 25, 7, True),
-        (32, 24, 8, False),  # the last look: what is not clear now is given up
+        (32, 27, 5, True),
+        (32, 24, 2, True),  # six abstain, or are alone
+        (32, 26, 6, False),  # the last look: what is not clear now is given up
         (32, 32, 0, True),
         (32, 16, 16, False),
         (32, 0, 32, False),
@@ -98,9 +100,8 @@ LOOK_BY_LOOK = [(1, look - before) for look, before in zip(LOOKS, [0, *LOOKS], s
         (lambda number: boxed(100 + number), False, 1),  # each has its own
         (lambda number: boxed(2 if number % 8 < 1 else 7), True, 2),  # 14 to 2
         (lambda number: boxed(2 if number % 8 < 4 else 7), False, 2),  # 8 to 8
-        (lambda number: boxed(2 if number < 2 else 7), True, 3),  # 26 to 6
-        (lambda number: boxed(2 if number % 8 < 2 else 7), False, 3),  # 24 to 8: not clear at the last look
         (lambda number: boxed(number if number % 8 < 2 else 7), True, 3),  # 24 to 4 of each other one
+        (lambda number: boxed(2 if number % 8 < 2 else 7), False, 3),  # 24 to 8: not clear at the last look
         (lambda number: "I give up", False, 2),  # no answer counts for or against
         (lambda number: boxed(7) + " and on it goes" * 5, False, 2),  # cut off
         (lambda number: boxed(7) if number else "I give up", True, 2),  # 7 of 8, then 14 of 16

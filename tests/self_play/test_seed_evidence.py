@@ -72,8 +72,8 @@ def check_refusal(evidence: Evidence, message: str | None) -> None:
     ("kinds", "in_band", "confirmed", "refusal"),
     [
         ([("clear", 10), ("easy", 2)], 10, 10, None),
-        ([("clear", 4), ("unsure", 6)], 10, 4, None),  # four of ten are enough
-        ([("clear", 3), ("unsure", 7)], 10, 3, "confirm the start's majority for 3 of 10 seeds in the band only"),
+        ([("clear", 2), ("unsure", 8)], 10, 2, None),  # two of ten are enough
+        ([("clear", 1), ("unsure", 9)], 10, 1, "confirm the start's majority for 1 of 10 seeds in the band only"),
         ([("unsure", 8)], 8, 0, "for 0 of 8 seeds in the band only: it is too unsure to learn from itself"),
         ([("unsure", 7), ("lost", 9), ("easy", 9)], 7, 0, None),  # too few to say
     ],

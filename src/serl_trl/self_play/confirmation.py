@@ -11,8 +11,8 @@ from .settings import SelfPlaySettings
 
 
 # After so many answers of the slow weights: the lead below which a label is given up, and that from which on it is
-# confirmed. Found in a simulator (docs/method.md); half of the labels are decided at the first look.
-LOOKS = {8: (0.0, 2.8), 16: (0.7, 3.0), 32: (3.0, 3.0)}
+# confirmed. A majority that takes long to become clear is more often wrong, so the bar rises (docs/method.md).
+LOOKS = {8: (0.0, 2.8), 16: (1.5, 3.0), 32: (3.8, 3.8)}
 
 
 def verdict(answers: int, agreeing: int, others: int) -> bool | None:

@@ -19,7 +19,7 @@ FEWEST_IN_BAND = 8
 STRONG = 0.5  # pass rate from which on a majority without a true answer is watched
 # By chance alone one seed falls by two standard errors in 39 % of the checks, 16 or 32 do in 3 %.
 FEWEST_WATCHED, MOST_WATCHED = 16, 32
-READY = 0.4  # least share of seeds in the band whose majority is confirmed
+READY = 0.2  # least share of seeds in the band whose majority is confirmed
 
 
 @dataclass(frozen=True)
