@@ -60,10 +60,10 @@ TRUE_LABELS = {"instruction_source": "seeds", "label_source": "true_answer"}
 @pytest.mark.parametrize(
     ("given", "method", "confirms"),
     [
-        ({}, "paper", False),
-        ({"method": "trusted"}, "trusted", True),
+        ({"method": None}, "trusted", True),  # the default
+        ({"method": "paper"}, "paper", False),
         ({"method": "trusted", "confirm_majority": False}, "trusted", False),
-        (TRUE_LABELS, "paper", False),
+        ({**TRUE_LABELS, "method": None}, "paper", False),
         ({**TRUE_LABELS, "method": "paper", "confirm_majority": False, "evidence_seeds": 0}, "paper", False),
     ],
 )

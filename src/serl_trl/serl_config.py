@@ -165,6 +165,7 @@ class SeRLConfig(SelfPlaySettings, GRPOConfig):
                         f"trust. Leave {name} out."
                     )
             self.method = "paper"
+        self.method = self.method or "trusted"
         if self.label_source == "true_answer" and self.instruction_source != "seeds":
             raise ValueError(
                 "label_source is 'true_answer', and the model's own instructions have none. Set instruction_source to "
