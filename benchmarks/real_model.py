@@ -191,7 +191,9 @@ def main() -> None:
     parser.add_argument("--target", type=float, default=0.65, help="right answers' probability after the warm-up")
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=list(ARMS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2], help="random seeds of each arm")
-    parser.add_argument("--dtype", default="float32", help="of the evaluations: bfloat16 is faster where the CPU has it")
+    parser.add_argument(
+        "--dtype", default="float32", help="of the evaluations: bfloat16 is faster where the CPU has it"
+    )
     parser.add_argument("--warm_up_only", action="store_true", help="stop after measuring the start")
     args = parser.parse_args()
     from demo_model import make_demo_model

@@ -12,6 +12,7 @@ from test_resume import SCHEDULE
 from transformers import TrainerCallback
 
 from serl_trl import SeRLTrainer
+from serl_trl.self_play.confirmation import LOOKS
 from serl_trl.self_play.seed_evidence import Evidence
 from serl_trl.training.sentinel import GOOD_FOLDER
 from serl_trl.training.trust import NotReadyError
@@ -28,6 +29,13 @@ TRUSTED = SCHEDULE | {
 TRUSTED |= {"generation_batch_size": 16, "per_device_train_batch_size": 16, "gradient_accumulation_steps": 1}
 # Against the vote, and fast: what the model says of the seeds falls apart.
 LOSES = {"learning_rate": 4e-4, "warmup_steps": 0, "lr_scheduler_type": "constant"}
+
+
+@pytest.fixture
+def low_bars(monkeypatch):
+    """Let more groups be confirmed than a run would: such a run has to lose within a few steps."""
+    monkeypatch.setitem(LOOKS, 16, (0.7, 3.0))
+    monkeypatch.setitem(LOOKS, 32, (3.0, 3.0))
 
 
 def labelled_seeds():
@@ -74,6 +82,7 @@ def is_same(first, second):
     return same_weights and first[1:] == second[1:]
 
 
+@pytest.mark.usefixtures("low_bars")
 @pytest.mark.parametrize(
     "reward, changes, alarms",
     [
@@ -91,6 +100,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path, reward, changes, 
     assert is_same(end_of(resumed, tmp_path / "parts"), end_of(whole, tmp_path / "whole"))
 
 
+@pytest.mark.usefixtures("low_bars")
 def test_an_alarm_brings_back_weights_and_halves_the_learning_rate(tmp_path, capsys):
     trainer = make_trainer(tmp_path, stop_at=8, reward=against_the_vote, **LOSES)
     start = weights(trainer.model)
@@ -101,6 +111,7 @@ def test_an_alarm_brings_back_weights_and_halves_the_learning_rate(tmp_path, cap
     assert [entry["step"] for entry in trainer.state.log_history if "loss" in entry] == list(range(1, 9))
 
 
+@pytest.mark.usefixtures("low_bars")
 def test_the_second_alarm_ends_the_run_with_the_last_good_weights(tmp_path):
     trainer = make_trainer(tmp_path, reward=against_the_vote, **LOSES)
     start = weights(trainer.model)
@@ -118,6 +129,7 @@ def test_what_the_last_checkpoint_would_go_back_to_stays(tmp_path):
     assert not (tmp_path / GOOD_FOLDER / "checkpoint-12").exists()  # the weights of step 8 are there to go back to
 
 
+@pytest.mark.usefixtures("low_bars")
 def test_without_a_gain_that_true_answers_show_the_start_is_kept(tmp_path):
     changes = LOSES | {"max_steps": 7}  # too short for a check on the way
     trainer = make_trainer(tmp_path, reward=against_the_vote, seeds=labelled_seeds(), **changes)
@@ -159,6 +171,7 @@ def test_without_checks_and_evidence_nothing_is_asked(tmp_path):
     assert trainer.trust.evidence is None and trainer.loader.totals.counts["checking_tokens"] == 0
 
 
+@pytest.mark.usefixtures("low_bars")
 @pytest.mark.parametrize("unset", ["sentinel_checks", "evidence_seeds"])
 def test_a_run_may_be_watched_from_where_it_is_resumed(tmp_path, unset):
     make_trainer(tmp_path, stop_at=12, **{unset: 0}).train()
