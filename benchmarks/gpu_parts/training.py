@@ -22,6 +22,7 @@ from .recorder import device_memory, machine, measure
 
 # For SmolLM2-135M-Instruct, whose answers wander at temperature 1 and at the paper's presence penalty (docs/runs.md).
 SETTINGS = {
+    "method": "paper",  # the loop beside TRL's trainer, without evidence and confirmation
     "bf16": True,
     "use_vllm": True,
     "temperature": 0.7,
