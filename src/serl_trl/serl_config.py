@@ -64,6 +64,7 @@ class SeRLConfig(SelfPlaySettings, GRPOConfig):
     > - `use_vllm`: `None`, vLLM where it is installed, else transformers generation.
     > - `vllm_importance_sampling_mode`: `"token_truncate"`, since whole long sequences would be masked (TRL#4772).
     > - `hub_private_repo` `True`: a repository that `push_to_hub` makes is private.
+    > - `method`: `"trusted"`; in [`SelfPlaySettings`], without a trainer, it is `"paper"`.
     > - `max_steps`: if unset, as many as `instructions_per_iteration` instructions can fill.
     """
 
@@ -165,6 +166,7 @@ class SeRLConfig(SelfPlaySettings, GRPOConfig):
                         f"trust. Leave {name} out."
                     )
             self.method = "paper"
+        # The plain loop alone takes the paper's: evidence and the sentinel are the trainer's.
         self.method = self.method or "trusted"
         if self.label_source == "true_answer" and self.instruction_source != "seeds":
             raise ValueError(

@@ -101,7 +101,8 @@ LOOK_BY_LOOK = [(1, look - before) for look, before in zip(LOOKS, [0, *LOOKS], s
         (lambda number: boxed(2 if number % 8 < 1 else 7), True, 2),  # 14 to 2
         (lambda number: boxed(2 if number % 8 < 4 else 7), False, 2),  # 8 to 8
         (lambda number: boxed(number if number % 8 < 2 else 7), True, 3),  # 24 to 4 of each other one
-        (lambda number: boxed(2 if number % 8 < 2 else 7), False, 3),  # 24 to 8: not clear at the last look
+        (lambda number: boxed(2 if number < 2 else 7), False, 3),  # 26 to 6: not clear at the last look
+        (lambda number: boxed(2 if number % 8 < 2 else 7), False, 3),  # 24 to 8
         (lambda number: "I give up", False, 2),  # no answer counts for or against
         (lambda number: boxed(7) + " and on it goes" * 5, False, 2),  # cut off
         (lambda number: boxed(7) if number else "I give up", True, 2),  # 7 of 8, then 14 of 16

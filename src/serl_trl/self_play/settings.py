@@ -156,8 +156,8 @@ class SelfPlaySettings:
     # Self-rewarding
     method: str | None = setting(
         None,
-        "'paper' trains on every majority in the band, 'trusted' on those that slow weights confirm; it sets the settings "
-        "that say so.",
+        "'paper' trains on every majority in the band, 'trusted' (the trainer's default) on those that slow weights "
+        "confirm; it sets the settings that say so.",
     )
     min_pass_rate: float | None = setting(
         None, "Lowest share of a group that gives the majority answer, inclusive. If unset, as `method` says."
