@@ -2,7 +2,7 @@ import pytest
 from huggingface_hub import ModelCard
 from trl.trainer.utils import generate_model_card
 
-from serl_trl.evaluation.model_index import add_results
+from serl_trl.evaluation.model_index import BACK_TO, add_results, evaluated_at
 
 
 def result(dataset, metric, value, **details):
@@ -39,3 +39,18 @@ def test_a_card_without_a_name_takes_that_of_its_folder(tmp_path):
 def test_without_a_card_it_says_so(tmp_path):
     with pytest.raises(ValueError, match="There is no model card"):
         add_results(tmp_path / "README.md", [])
+
+
+@pytest.mark.parametrize(
+    ("log", "step", "found"),
+    [
+        ([{"step": 4, "eval_pass@1": 0.5}, {"step": 4, "eval_maj@2_pass@1": 0.75}], 4, {0.5, 0.75}),  # of two datasets
+        ([{"step": 4, "eval_pass@1": 0.5}], 8, set()),
+        ([{"step": 4, "eval_pass@1": 0.5}, {"step": 4, BACK_TO: 0.0}], 4, set()),  # of weights that are gone
+        ([{"step": 4, "eval_pass@1": 0.5}, {"step": 8, BACK_TO: 4.0}], 4, {0.5}),  # of those that came back
+        ([{"step": 4, BACK_TO: 0.0}, {"step": 4, "eval_pass@1": 0.5}], 4, {0.5}),  # measured after it
+    ],
+)
+def test_what_was_measured_at_a_step(log, step, found):
+    measured = evaluated_at(log, step)
+    assert {value for name, value in measured.items() if name.endswith("pass@1")} == found

@@ -12,6 +12,7 @@ from test_resume import SCHEDULE
 from transformers import TrainerCallback
 
 from serl_trl import SeRLTrainer
+from serl_trl.evaluation.model_index import evaluated_at, training_results
 from serl_trl.self_play.confirmation import LOOKS
 from serl_trl.self_play.seed_evidence import Evidence
 from serl_trl.training.sentinel import GOOD_FOLDER
@@ -34,8 +35,8 @@ LOSES = {"learning_rate": 4e-4, "warmup_steps": 0, "lr_scheduler_type": "constan
 @pytest.fixture
 def low_bars(monkeypatch):
     """Let more groups be confirmed than a run would: such a run has to lose within a few steps."""
-    monkeypatch.setitem(LOOKS, 16, (0.7, 3.0))
-    monkeypatch.setitem(LOOKS, 32, (3.0, 3.0))
+    for look in LOOKS:
+        monkeypatch.setitem(LOOKS, look, (0.0, 2.8))
 
 
 def labelled_seeds():
@@ -62,10 +63,9 @@ class StopAt(TrainerCallback):
         control.should_training_stop |= state.global_step == self.step
 
 
-def make_trainer(tmp_path, stop_at=None, reward=None, seeds=None, **changes):
-    trainer = SeRLTrainer(
-        str(TINY_MODEL), tiny_config(tmp_path, **TRUSTED | changes), seeds or tiny_seeds(), reward_funcs=reward
-    )
+def make_trainer(tmp_path, stop_at=None, reward=None, seeds=None, evaluated=None, **changes):
+    config = tiny_config(tmp_path, **TRUSTED | changes)
+    trainer = SeRLTrainer(str(TINY_MODEL), config, seeds or tiny_seeds(), evaluated, reward)
     if stop_at is not None:
         trainer.add_callback(StopAt(stop_at))
     return trainer
@@ -131,12 +131,18 @@ def test_what_the_last_checkpoint_would_go_back_to_stays(tmp_path):
 
 @pytest.mark.usefixtures("low_bars")
 def test_without_a_gain_that_true_answers_show_the_start_is_kept(tmp_path):
-    changes = LOSES | {"max_steps": 7}  # too short for a check on the way
-    trainer = make_trainer(tmp_path, reward=against_the_vote, seeds=labelled_seeds(), **changes)
+    changes = LOSES | {"max_steps": 7, "eval_strategy": "steps", "eval_steps": 7}  # too short for a check on the way
+    seeds = labelled_seeds()
+    trainer = make_trainer(tmp_path, reward=against_the_vote, seeds=seeds, evaluated=seeds, **changes)
     start = weights(trainer.model)
     trainer.train()
     assert trainer.trust.evidence.is_labelled
     assert all(torch.equal(a, b) for a, b in zip(weights(trainer.model), start, strict=True))
+    # What was measured at step 7 is of weights that are gone.
+    assert any("eval_pass@1" in entry for entry in trainer.state.log_history)
+    assert evaluated_at(trainer.state.log_history, 7) == {} and training_results(trainer) == []
+    trainer.evaluate()
+    assert evaluated_at(trainer.state.log_history, 7) and training_results(trainer)
 
 
 class KnewNothing(TrainerCallback):

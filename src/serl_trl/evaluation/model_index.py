@@ -8,6 +8,10 @@ from pathlib import Path
 from huggingface_hub import EvalResult, ModelCard
 
 
+# Log key of the step whose weights have come back: what was measured later, before that, is of weights that are gone.
+BACK_TO = "sentinel/back_to"
+
+
 def read_card(path: str | os.PathLike) -> ModelCard:
     """Return the model card; raise `ValueError` if there is none, or its metadata can't be read."""
     if not Path(path).is_file():
@@ -50,8 +54,20 @@ def add_results(path: str | os.PathLike, results: Sequence[dict]) -> None:
 
 def evaluated_at(log_history: Sequence[dict], step: int) -> dict:
     """Return all that an evaluation during training has logged at this step, on all datasets; nothing without one."""
-    entries = [entry for entry in log_history if entry["step"] == step and _is_of_eval_dataset(entry)]
+    entries = [
+        entry for entry in _of_kept_weights(log_history) if entry["step"] == step and _is_of_eval_dataset(entry)
+    ]
     return {name: value for entry in entries for name, value in entry.items()}
+
+
+def _of_kept_weights(log_history: Sequence[dict]) -> list[dict]:
+    """Return the entries without those of weights that the sentinel has thrown away."""
+    kept: list[dict] = []
+    for entry in log_history:
+        if BACK_TO in entry:
+            kept = [earlier for earlier in kept if earlier["step"] <= entry[BACK_TO]]
+        kept.append(entry)
+    return kept
 
 
 def _is_of_eval_dataset(entry: dict) -> bool:
@@ -69,7 +85,7 @@ def training_results(trainer) -> list[dict]:
     best = trainer.state.best_global_step if trainer.args.load_best_model_at_end else None
     last = {
         entry["results"][0]["dataset"]: entry["results"]
-        for entry in trainer.state.log_history
+        for entry in _of_kept_weights(trainer.state.log_history)
         if "results" in entry and best in (None, entry["step"]) and (entry["step"] > 0 or not trained)
     }
     return [result for results in last.values() for result in results]

@@ -14,6 +14,7 @@ from ..engine.models import is_sharded
 from ..engine.sampling_settings import attributes, own_generators
 from ..engine.slow_weights import SlowWeights
 from ..engine.vllm import engine_seed
+from ..evaluation.model_index import BACK_TO
 from ..self_play.seed_evidence import Evidence, agreement, gather_evidence
 from .checkpoints import find_damage
 from .schedule import is_finished
@@ -97,7 +98,7 @@ class Trust(TrainerCallback):
             self._check(control)
         change, errors = paired_change(self.last_scores, self.start)
         if self.evidence.is_labelled and errors < SHOWN and good_checkpoint(self.trainer, 0).exists():
-            go_back(self.trainer, good_checkpoint(self.trainer, 0), 1.0)
+            self._go_back(control, 0, 1.0)
             self.trainer.accelerator.print(
                 f"The start is kept: the share of right answers to the {len(self.start)} watched seeds changed by "
                 f"{change:+.3f} ({errors:+.1f} standard errors), which shows no gain."
@@ -178,9 +179,7 @@ class Trust(TrainerCallback):
             if errors > -ALARM:
                 break
         measured = {"sentinel/agreement": sum(now) / len(now), "sentinel/change": change, "sentinel/errors": errors}
-        # In an entry of its own: TRL's would take the step's metrics along, and the step's own would not come.
-        with attributes(control, {"should_log": False}):
-            super(GRPOTrainer, trainer).log(measured)
+        self._log(control, measured)
         self.last_scores = now
         if errors > -ALARM:
             self.checked = step
@@ -192,7 +191,7 @@ class Trust(TrainerCallback):
             f"Step {step}: the share {what} the watched seeds fell by {-change:.3f} since the start ({-errors:.1f} standard "
             "errors)."
         )
-        go_back(trainer, good_checkpoint(trainer, self.good), SLOWER)
+        self._go_back(control, self.good, SLOWER)
         # From here on the run is back; if that has failed, a resumed one is checked again.
         self.checked, self.last_scores = step, self.good_scores
         self.alarms += 1
@@ -202,6 +201,15 @@ class Trust(TrainerCallback):
             self.ended = f"{text} It is the second time: training ends with the weights of step {self.good}."
             control.should_training_stop = True
         trainer.accelerator.print(self.ended or text)
+
+    def _go_back(self, control, step: int, factor: float) -> None:
+        go_back(self.trainer, good_checkpoint(self.trainer, step), factor)
+        self._log(control, {BACK_TO: float(step)})
+
+    def _log(self, control, values: dict[str, float]) -> None:
+        # In an entry of its own: TRL's would take the step's metrics along, and the step's own would not come.
+        with attributes(control, {"should_log": False}):
+            super(GRPOTrainer, self.trainer).log(values)
 
     def _begin_slow_weights(self) -> None:
         self.slow_weights = SlowWeights(self.trainer.model_wrapped.parameters(), self.trainer.args.slow_decay)
