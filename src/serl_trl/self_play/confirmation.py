@@ -11,9 +11,9 @@ from .settings import SelfPlaySettings
 
 
 # After so many answers of the slow weights: the lead below which a label is given up, and that from which on it is
-# confirmed. A majority that takes long to become clear is more often wrong, so the bar rises (docs/method.md). Below 1.5
-# after 16, 16 more can hardly bring 3.8.
-LOOKS = {8: (0.0, 2.8), 16: (1.5, 3.0), 32: (3.8, 3.8)}
+# confirmed. A majority that takes long to become clear is more often wrong, so the bar rises; what is given up would
+# seldom be confirmed by all 24 (docs/method.md).
+LOOKS = {8: (1.2, 2.8), 16: (2.2, 3.0), 24: (3.4, 3.4)}
 
 
 def verdict(answers: int, agreeing: int, others: int) -> bool | None:
