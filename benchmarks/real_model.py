@@ -29,7 +29,13 @@ import yaml
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 SEEDS, HELD_OUT, WARM_UP = 60, 300, 6000
-STEPS = 24
+STEPS = 16
+# Short prompts, since a CPU computes every token of them again and again: no system prompt, and no request.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+TEMPLATE = {"system": "", "user": "Write a numbered list of new questions.", "answer_request": ""}
 
 TRAINING = {
     "method": "paper",
@@ -37,13 +43,13 @@ TRAINING = {
     "bf16": False,
     "gradient_checkpointing": False,
     "max_steps": STEPS,
-    "learning_rate": 1e-5,
+    "learning_rate": 2e-5,
     "warmup_steps": 0.1,
     "beta": 0.0,
     "num_generations": 8,
     "per_device_train_batch_size": 8,
     "gradient_accumulation_steps": 4,
-    "max_completion_length": 24,
+    "max_completion_length": 12,
     "max_instruction_length": 96,
     "instruction_presence_penalty": 0.0,  # the words of a sum return in the next
     "diversity_threshold": 0.9,  # two sums may share a number
@@ -84,7 +90,7 @@ def make_questions() -> dict[str, list[dict]]:
     }
 
 
-def warm_up(model_folder: Path, rows: list[dict], target: float, output: Path) -> None:
+def warm_up(model_folder: Path, rows: list[dict], target: float, template_file: Path, output: Path) -> None:
     """Train on labelled questions until the right answer's probability, on those not yet seen, is `target`."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -94,8 +100,9 @@ def warm_up(model_folder: Path, rows: list[dict], target: float, output: Path) -
 
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(model_folder)
+    tokenizer.chat_template = CHAT_TEMPLATE
     model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)  # bfloat16 is slow on a CPU
-    template = load_template("math")
+    template = load_template(str(template_file))
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-5, weight_decay=0.0)
 
     def answer_logps(batch: list[dict]) -> torch.Tensor:
@@ -138,7 +145,7 @@ def run(*command: str) -> None:
 def evaluate(model: Path, output: Path, dtype: str, baseline: Path | None = None) -> None:
     """Measure a model on the held-out questions, and by how much it differs from `baseline`."""
     arguments = ["--model", str(model), "--data", str(output / "held_out.jsonl"), "--num_samples", "8"]
-    arguments += ["--dtype", dtype]
+    arguments += ["--dtype", dtype, "--prompt_template", str(output / "template.yaml")]
     arguments += ["--max_completion_length", str(TRAINING["max_completion_length"])]
     compare = ["--compare", str(baseline / "results.json")] if baseline else []
     run("eval", *arguments, "--output_dir", str(output / f"eval_{model.name}"), *compare)
@@ -203,16 +210,20 @@ def main() -> None:
     unlabelled = [{"question": row["question"]} for row in questions["seeds"]]
     for name, rows in {**questions, "seeds_without_answers": unlabelled}.items():
         (output / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    template = output / "template.yaml"
+    template.write_text(yaml.safe_dump(TEMPLATE))
     start = output / "start"
     if not start.exists():
         unfinished = output / "start_unfinished"
-        warm_up(make_demo_model(), questions["warm_up"], args.target, unfinished)
+        warm_up(make_demo_model(), questions["warm_up"], args.target, template, unfinished)
         unfinished.rename(start)
     evaluate(start, output, args.dtype)
     runs = {f"{arm}_{seed}": ARMS[arm] | {"seed": seed} for seed in args.seeds for arm in args.arms}
     for arm, settings in {} if args.warm_up_only else runs.items():
         recipe, seeds = output / f"{arm}.yaml", "seeds" if "label_source" in settings else "seeds_without_answers"
-        recipe.write_text(yaml.safe_dump(TRAINING | settings | {"model_name_or_path": str(start)}))
+        recipe.write_text(
+            yaml.safe_dump(TRAINING | settings | {"model_name_or_path": str(start), "prompt_template": str(template)})
+        )
         if not (output / arm / "model.safetensors").exists():
             shutil.rmtree(output / arm, ignore_errors=True)  # what an interrupted run left
             arguments = ["--config", str(recipe), "--seeds", str(output / f"{seeds}.jsonl")]
