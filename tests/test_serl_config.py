@@ -3,6 +3,8 @@ import torch
 from conftest import tiny_config
 
 from serl_trl import SeRLConfig
+from serl_trl.answers.formats import FORMATS
+from serl_trl.self_play.prompt import load_template
 
 
 def test_defaults_are_the_papers(tmp_path):
@@ -52,6 +54,10 @@ def test_the_template_is_that_of_the_answers(tmp_path):
     assert SeRLConfig(str(tmp_path), use_cpu=True, use_vllm=False).prompt_template == "math"
     choice = SeRLConfig(str(tmp_path), use_cpu=True, use_vllm=False, answer_format="choice")
     assert choice.prompt_template == "choice"
+    for name in FORMATS:
+        assert load_template(
+            SeRLConfig(str(tmp_path), use_cpu=True, use_vllm=False, answer_format=name).prompt_template
+        )
 
 
 TRUE_LABELS = {"instruction_source": "seeds", "label_source": "true_answer"}

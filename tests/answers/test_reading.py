@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from serl_trl import majority_vote
-from serl_trl.answers.comparing import answers_equal
+from serl_trl.answers.formats.math import answers_equal
 from serl_trl.answers.reading import parse_answer, parse_true_answer
 
 

@@ -182,6 +182,15 @@ def test_greedy_truncated_and_multiple_choice(tmp_path):
     assert row["truncated"] == [True] and row["answers"] == [None] and row["correct"] == [0]
 
 
+def test_answers_that_are_texts(tmp_path):
+    path = tmp_path / "words.jsonl"
+    path.write_text(json.dumps({"question": "what is 2 plus 3 ?", "answer": "The 5!"}) + "\n")
+    results = small(tmp_path, data=[str(path)], answer_format="text", num_samples=64)
+    (row,) = rows_of(results, "words")
+    assert row["correct"] == [int(answer == "5") for answer in row["answers"]] and sum(row["correct"]) > 16
+    assert results["settings"]["answer_format"] == "text"
+
+
 def test_an_adapter_that_cannot_be_merged_is_refused(tmp_path, refused):
     peft = pytest.importorskip("peft")
     config = peft.LoraConfig(target_modules=["embed_tokens"], task_type="CAUSAL_LM")

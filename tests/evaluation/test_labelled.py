@@ -41,7 +41,7 @@ def test_words_as_answers_are_warned_of_and_names_in_latex_are_not(recwarn):
     assert len(load_labelled(Dataset.from_list(rows))) == 6
     (warning,) = [str(warning.message) for warning in recwarn if "answer_format" in str(warning.message)]
     assert warning.startswith("the dataset, row 1, 'banana': with answer_format 'math'")
-    assert "2 of 6 rows. For letters of options set answer_format to 'choice'" in warning
+    assert "2 of 6 rows. For letters of options set answer_format to 'choice', for words to 'text'" in warning
 
 
 @pytest.mark.parametrize(

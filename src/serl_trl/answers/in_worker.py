@@ -3,35 +3,27 @@
 import sys
 from functools import lru_cache
 
-import cloudpickle
-
-from .comparing import answers_equal
-from .reading import PARSERS, Answer, parse_answer, parse_true_answer
-
-
-_loaded: dict[str, bytes] = {}
+from .formats import Answer, find_format, is_own
+from .formats.own import load_function
+from .reading import parse_answer, parse_true_answer
 
 
-def load_format(answer_format: str, parser: bytes, path: list[str]) -> None:
-    """Know a format as the trainer does."""
-    if _loaded.get(answer_format) != parser:
+def load_format(answer_format: str, path: list[str]) -> None:
+    """Import the module of a format of the user's, from where the trainer would find it."""
+    if is_own(answer_format):
         sys.path[:] = path
-        PARSERS[answer_format] = cloudpickle.loads(parser)
-        _loaded[answer_format] = parser
-        _answer.cache_clear()
+        load_function(answer_format)
 
 
 def read_answer(text: str, is_true: bool, answer_format: str) -> tuple[str, bool] | None:
     """Return the answer's text, and whether there is more of it to compare."""
     answer = _answer(text, is_true, answer_format)
-    if answer is not None and not isinstance(answer.text, str):
-        raise ValueError(f"The text of an Answer is {answer.text!r}. Make it a str.")
     return None if answer is None else (answer.text, bool(answer.expressions))
 
 
 def equal_answers(first: tuple[str, bool], second: tuple[str, bool], answer_format: str) -> bool:
     """Compare the answers that were read in two texts."""
-    return answers_equal(_answer(*first, answer_format), _answer(*second, answer_format))
+    return find_format(answer_format).equal(_answer(*first, answer_format), _answer(*second, answer_format))
 
 
 @lru_cache(maxsize=256)

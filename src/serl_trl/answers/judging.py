@@ -5,27 +5,26 @@ comes first, so that bad answers leave the others their time.
 """
 
 import logging
+import os
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import cloudpickle
-
-from .comparing import answers_equal, is_plain
+from .formats import find_format, is_own
 from .in_worker import equal_answers, load_format, read_answer
-from .reading import Answer, answer_parser
-from .worker import OverBudget, Worker, borrowed_worker
+from .worker import LOAD_SECONDS, OverBudget, Worker, borrowed_worker
 
 
 logger = logging.getLogger(__name__)
 
 MAX_VOTE_SECONDS = 10.0
 _SHARES = (0.01, 0.1)  # of the budget, for one call: first for all that is quick, then for what was not
-_LOAD_SECONDS = 60.0  # a format of the user's may import much
 _MAX_OVER = 2  # pairs over budget after which an answer is compared no more
-_PROBE, _PROBE_SOURCE = "1", ("\\boxed{1}", False)
+_PROBE = "1"  # the answer of a format's probe
+_SAMPLE = "So it is \\boxed{42}."
+_warned: set[str] = set()  # formats of the user's that have raised an error
 
 
 @dataclass(frozen=True)
@@ -85,6 +84,32 @@ def judge_group(
     )
 
 
+def check_format(answer_format: str) -> None:
+    """Try a format of the user's on a text, as a vote would.
+
+    Raises:
+        ValueError: if there is no such format, or if the user's can't be imported, fails, or takes too long.
+    """
+    find_format(answer_format)
+    if not is_own(answer_format):
+        return
+    what = f"answer_format is {answer_format!r}, which"
+    with borrowed_worker() as worker:
+        try:
+            judge = _Judge(worker, answer_format, MAX_VOTE_SECONDS, None)
+        except OverBudget as error:
+            raise ValueError(f"{what} can't be imported: {error} Let its module import less.") from error
+        try:
+            judge.call(read_answer, _SAMPLE, False)
+        except OverBudget as error:
+            raise ValueError(f"{what} is given {_SAMPLE!r}, and takes too long: {error} Make it quicker.") from error
+        except ValueError as error:
+            *_, last = str(error).strip().splitlines()
+            raise ValueError(
+                f"{what} is given {_SAMPLE!r}, and fails: {last}. Let it return a hashable answer, or None."
+            ) from error
+
+
 def read_true_answer(true_answer: str, answer_format: str = "math") -> str:
     """Return a true answer as it is read, by [`parse_true_answer`], with its errors."""
     with borrowed_worker() as worker:
@@ -104,10 +129,11 @@ class _Judge:
         self, worker: Worker, answer_format: str, max_seconds: float, true_answer: str | None, vote: bool = True
     ):
         self.worker, self.answer_format, self.max_seconds, self.vote = worker, answer_format, max_seconds, vote
-        self.parser = cloudpickle.dumps(answer_parser(answer_format))  # by value, where a script or a cell wrote it
+        self.format = find_format(answer_format)
         self.answers: dict[str, str | None] = {}
-        self.sources = {_PROBE: _PROBE_SOURCE}  # a text, and whether it is a true answer, in which an answer was read
-        self.comparable, self.over = {_PROBE}, Counter()
+        probe = self.format.probe
+        self.sources = {_PROBE: (probe, False)} if probe else {}  # where each was read; whether that is a true answer
+        self.comparable, self.over = set(self.sources), Counter()
         try:
             self.start_worker()
         except OverBudget:  # it has ended since its last call
@@ -117,13 +143,11 @@ class _Judge:
         self.classes = [] if self.label is None else [[self.label]]
 
     def start_worker(self) -> None:
-        arguments = load_format, self.answer_format, self.parser, sys.path
+        path = [os.getcwd(), *sys.path] if is_own(self.answer_format) else []
+        arguments = load_format, self.answer_format, path
         if self.worker.connection is None:
             self.worker.start(*arguments)
-        try:
-            self.worker.call(*arguments, seconds=_LOAD_SECONDS, cpu_seconds=_LOAD_SECONDS)
-        except ValueError as error:
-            raise RuntimeError(f"What reads {self.answer_format!r} can't run in another process: {error}") from error
+        self.worker.call(*arguments, seconds=LOAD_SECONDS, cpu_seconds=LOAD_SECONDS)
 
     def call(self, function: Callable, *arguments):
         """Call the worker, for the present share of the budget at most."""
@@ -152,8 +176,10 @@ class _Judge:
             for text in sorted(set(texts) - self.answers.keys()):
                 self.read(text)
             counts = Counter(self.answers[text] for text in texts if self.answers.get(text) is not None)
-            waiting = sorted(counts.keys() - self.placed(), key=lambda text: (not is_plain(text), -counts[text], text))
-            if not self.classes and len(waiting) > 1 and not is_plain(waiting[0]):
+            waiting = sorted(
+                counts.keys() - self.placed(), key=lambda text: (not self.quick(text), -counts[text], text)
+            )
+            if self.format.probe and not self.classes and len(waiting) > 1 and not self.quick(waiting[0]):
                 self.classes.append([_PROBE])  # nobody's: what takes too long beside it is to blame itself
             for answer in waiting:
                 self.place(answer)
@@ -168,7 +194,11 @@ class _Judge:
         except OverBudget:
             return
         except ValueError as error:
-            logger.warning("An answer abstains, since reading it failed: %s", error)
+            if is_own(self.answer_format):
+                self.answers[text] = None
+                _warn_once(self.answer_format, error)
+            else:
+                logger.warning("An answer abstains, since reading it failed: %s", error)
             return
         self.answers[text] = None if found is None else found[0]
         if found:
@@ -190,18 +220,33 @@ class _Judge:
                 return
         self.classes.append([answer])
 
+    def quick(self, answer: str) -> bool:
+        """Return whether an answer can be compared without the worker, with others that can."""
+        return self.format.quick_equal(answer, _PROBE) is not None
+
     def equal(self, first: str, answer: str) -> bool | None:
         """Return whether an answer equals the first of a class, `None` if it is the one that takes too long."""
-        if answers_equal(Answer(first), Answer(answer)):  # by text or as numbers: without expressions no sympy
-            return True
-        if is_plain(first) and is_plain(answer) or not {first, answer} <= self.comparable:
+        quick = self.format.quick_equal(first, answer)
+        if quick is not None:
+            return quick
+        if not {first, answer} <= self.comparable:
             return False
         if max(self.over[first], self.over[answer]) >= _MAX_OVER:
             return False
         try:
             return self.call(equal_answers, self.sources[first], self.sources[answer])
         except (OverBudget, ValueError):
-            if self.share < _SHARES[-1] or is_plain(first) or first == self.label:
+            if self.share < _SHARES[-1] or self.quick(first) or first == self.label:
                 return None
             self.over.update([first, answer])
             return False
+
+
+def _warn_once(answer_format: str, error: ValueError) -> None:
+    if answer_format not in _warned:
+        _warned.add(answer_format)
+        logger.warning(
+            "An answer abstains, since %s has raised an error. Others like it abstain without a word. %s",
+            answer_format,
+            error,
+        )

@@ -14,6 +14,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.reduction import recv_handle
 
 from .in_worker import equal_answers
+from .worker import LOAD_SECONDS
 
 
 _MAX_BYTES = 2 << 30  # what a worker may allocate; macOS does not enforce it
@@ -34,8 +35,10 @@ def fork_workers(control: Connection) -> None:
         connection = Connection(recv_handle(control))
         if number in workers:
             end(workers.pop(number))
+        signal.setitimer(signal.ITIMER_REAL, LOAD_SECONDS)  # SIGALRM has no handler: it kills
         with suppress(Exception):  # the trainer has the worker call it again, and hears of its errors
             function(*arguments)
+        signal.setitimer(signal.ITIMER_REAL, 0)
         if pid := os.fork():
             workers[number] = pid
             connection.close()

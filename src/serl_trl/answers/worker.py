@@ -18,6 +18,8 @@ from multiprocessing.reduction import send_handle
 from threading import Lock
 
 
+LOAD_SECONDS = 60.0  # a format of the user's may import much
+
 _numbers = count()
 _lock = Lock()
 _nursery: tuple[subprocess.Popen, Connection] | None = None

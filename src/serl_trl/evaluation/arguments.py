@@ -3,7 +3,8 @@
 from dataclasses import MISSING, dataclass
 from math import inf
 
-from ..answers.reading import PARSERS
+from ..answers.formats import default_template
+from ..answers.judging import check_format
 from ..self_play.settings import LARGEST, as_object, check_bounds, check_choices, check_numbers, setting
 
 
@@ -28,10 +29,14 @@ class EvaluationArguments:
     max_completion_length: int = setting(1024, "Longest completion, in tokens.")
     seed: int = setting(0, "Seed of the sampling.")
     answer_format: str = setting(
-        "math", "How answers are read: 'math' for numbers and formulas, 'choice' for a letter from A to J."
+        "math",
+        "How answers are read: 'math' for numbers and formulas, 'choice' for a letter from A to J, 'text' for a few words, "
+        "'number', 'json', or a function of yours as 'module:function'.",
     )
     prompt_template: str | None = setting(
-        None, "Name of a shipped template, or path of a YAML file like it. If unset, that of answer_format."
+        None,
+        "Name of a shipped template, or path of a YAML file like it. If unset, that of answer_format; of a function of yours "
+        "'text'.",
     )
     chat_template_kwargs: dict | str | None = setting(None, "As in training, e.g. '{\"enable_thinking\": false}'.")
     data_column: str | None = setting(None, "Column of the instructions, if it is not found.")
@@ -55,7 +60,8 @@ class EvaluationArguments:
         check_numbers(self)
         self.chat_template_kwargs = as_object("chat_template_kwargs", self.chat_template_kwargs)
         self.dtype = self.dtype or ("bfloat16" if torch.accelerator.is_available() else "float32")
-        check_choices(self, {"answer_format": tuple(PARSERS), "dtype": ("bfloat16", "float16", "float32", "auto")})
+        check_choices(self, {"dtype": ("bfloat16", "float16", "float32", "auto")})
+        check_format(self.answer_format)
         if self.temperature == 0 and self.num_samples > 1:
             raise ValueError(
                 f"temperature is 0, and all {self.num_samples} completions would be the same. Set num_samples to 1, "
@@ -73,4 +79,4 @@ class EvaluationArguments:
                 f"vllm_data_parallel_size is {self.vllm_data_parallel_size} with {split} GPUs for each copy of the model "
                 f"(vllm_tensor_parallel_size), and {num_gpus} are here. Set their product to at most that."
             )
-        self.prompt_template = self.prompt_template or self.answer_format
+        self.prompt_template = self.prompt_template or default_template(self.answer_format)

@@ -55,7 +55,7 @@ def load_labelled(
     if words:
         warnings.warn(  # once, however often it is evaluated
             f"{words[0]}: with answer_format 'math', words are right only where they are given as they are. So it is with "
-            f"{len(words)} of {len(rows)} rows. For letters of options set answer_format to 'choice'."
+            f"{len(words)} of {len(rows)} rows. For letters of options set answer_format to 'choice', for words to 'text'."
         )
     return labelled
 

@@ -10,8 +10,8 @@ from typing import get_args, get_type_hints
 
 import numpy as np
 
-from ..answers.judging import MAX_VOTE_SECONDS
-from ..answers.reading import PARSERS
+from ..answers.formats import default_template
+from ..answers.judging import MAX_VOTE_SECONDS, check_format
 from .difficulty import reachable_pass_rates
 from .quality import BLOCKED_WORDS
 
@@ -124,10 +124,14 @@ class SelfPlaySettings:
     )
     max_completion_length: int = setting(1024, "Longest completion, in tokens.")
     answer_format: str = setting(
-        "math", "How answers are read: 'math' for numbers and formulas, 'choice' for a letter from A to J."
+        "math",
+        "How answers are read: 'math' for numbers and formulas, 'choice' for a letter from A to J, 'text' for a few words, "
+        "'number', 'json', or a function of yours as 'module:function'.",
     )
     prompt_template: str | None = setting(
-        None, "Name of a shipped template, or path of a YAML file like it. If unset, that of answer_format."
+        None,
+        "Name of a shipped template, or path of a YAML file like it. If unset, that of answer_format; of a function of yours "
+        "'text'.",
     )
 
     # Self-instruction
@@ -195,7 +199,8 @@ class SelfPlaySettings:
 
     def __post_init__(self):
         check_numbers(self)
-        check_choices(self, {"answer_format": tuple(PARSERS), "method": (None, *METHODS)})
+        check_choices(self, {"method": (None, *METHODS)})
+        check_format(self.answer_format)
         self.method = self.method or "paper"
         if self.evidence_seeds == 0 and self.sentinel_checks is None:
             self.sentinel_checks = 0  # nothing is watched
@@ -212,7 +217,7 @@ class SelfPlaySettings:
             self.generation_batch_size = INSTRUCTIONS_PER_STEP * self.num_generations
         check_whole_groups(self.generation_batch_size, self.num_generations)
         if self.prompt_template is None:
-            self.prompt_template = self.answer_format
+            self.prompt_template = default_template(self.answer_format)
         if not 0.0 <= self.min_pass_rate < self.max_pass_rate <= 1.0:
             raise ValueError(
                 f"min_pass_rate and max_pass_rate are {self.min_pass_rate} and {self.max_pass_rate}. Set them so that "

@@ -1,22 +1,40 @@
-"""Say whether two answers are equal; with reading.py, the one door to math-verify."""
+"""The format `math`: numbers and formulas, read and compared by math-verify; this file is the one door to it."""
 
 import re
 from decimal import Decimal
 
 import sympy
-from math_verify import verify
+from math_verify import parse, verify
 from sympy.concrete.expr_with_limits import ExprWithLimits
 
-from .reading import Answer
+from .carriers import Answer, Format
 
 
+_BARE_NUMERATOR = re.compile(r"\\([dt]?frac)\s*(\\(?!sqrt|[dt]?frac|text|math|left)[a-zA-Z]+)\s*")
 _BASE = re.compile(r"\d_\{?(\d+)\}?$")  # "52_8", "101_{2}": math-verify drops the base
 _PLAIN = re.compile(r"-?(?=[\d.]{1,15}$)\d+(\.\d{1,6})?")  # digits that survive math-verify's floats and its rounding
 
 
-def is_plain(text: str) -> bool:
-    """Return whether an answer is a number such as `-12` or `0.5`, short enough to be compared without math-verify."""
-    return bool(_PLAIN.fullmatch(text))
+def _read(completion: str) -> Answer | None:
+    # math-verify reads "\frac\pi2" as a fraction of "\" and "p".
+    completion = _BARE_NUMERATOR.sub(r"\\\1{\2}", completion)
+    expressions = parse(completion, parsing_timeout=None)
+    if not expressions:
+        return None
+    written = [expression for expression in expressions if isinstance(expression, str)]
+    text = written[-1] if written else str(expressions[-1])
+    # math-verify writes "100%" as "100", and means 1 by it as well.
+    percent = isinstance(expressions[0], sympy.Basic) and expressions[0].has(sympy.UnevaluatedExpr)
+    return Answer(text=f"{text}%" if percent and text[-1:].isdigit() else text, expressions=tuple(expressions))
+
+
+def _quick_equal(first: str, second: str) -> bool | None:
+    """Compare by text, or as numbers such as `-12` or `0.5`, short enough to need no math-verify."""
+    if first == second:
+        return True
+    if _PLAIN.fullmatch(first) and _PLAIN.fullmatch(second):
+        return Decimal(first) == Decimal(second)
+    return None
 
 
 def answers_equal(first: Answer, second: Answer) -> bool:
@@ -24,10 +42,9 @@ def answers_equal(first: Answer, second: Answer) -> bool:
 
     Sympy may take for ever and any memory; a vote calls this in a [`Worker`].
     """
-    if first.text == second.text:
-        return True
-    if is_plain(first.text) and is_plain(second.text):
-        return Decimal(first.text) == Decimal(second.text)
+    quick = _quick_equal(first.text, second.text)
+    if quick is not None:
+        return quick
     if not first.expressions or not second.expressions:
         return False
     bases = [_BASE.search(answer.text) for answer in (first, second)]
@@ -60,3 +77,6 @@ def _differ_as_numbers(first, second) -> bool:
     if largest < 1e-3:
         return bool(abs(one - other) > 1e-6 * largest)
     return not percent and bool(abs(one - other) > 1e-5 * max(largest, 1))
+
+
+MATH = Format(_read, _quick_equal, answers_equal, probe="\\boxed{1}", true_form="a number or as \\boxed{...}")
