@@ -17,7 +17,7 @@ from .cli import COMMANDS, DRY_EXIT_CODE, command_parser, one_sentence
 from .launch import make_launch_parser, read_mapping, recipe_arguments
 from .markdown import escaped
 from .output_dir import check_output_dir
-from .training.checkpoints import ITERATION_VARIABLE, TRAINER_STATE_FILE, last_checkpoint
+from .training.checkpoints import ITERATION_VARIABLE, TRAINER_STATE_FILE, final_state, last_checkpoint
 
 
 def read_settings(command: list[str]) -> tuple[Path, int]:
@@ -44,15 +44,6 @@ def read_settings(command: list[str]) -> tuple[Path, int]:
         raise ValueError(f"seed is {settings['seed']!r}. Set it to a whole number.")
     check_output_dir(settings["output_dir"])
     return Path(settings["output_dir"]), int(settings["seed"])
-
-
-def final_state(folder: Path) -> dict | None:
-    """Return Trainer's state at the end of the run in `folder`, or `None` if that run is not finished."""
-    try:
-        state = json.loads((folder / TRAINER_STATE_FILE).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):  # not written, or cut off while it was written
-        return None
-    return state if isinstance(state, dict) and {"global_step", "log_history"} <= state.keys() else None
 
 
 def resume_options(folder: Path) -> list[str]:
