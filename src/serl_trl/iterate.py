@@ -4,7 +4,6 @@ Each iteration is a process of its own, under the launcher that the command name
 a fresh reference model and an empty kept pool, as in SeRL.
 """
 
-import json
 import os
 import shutil
 import signal
@@ -114,6 +113,8 @@ def iterate(iterations: int, command: list[str]) -> int:
     Raises:
         ValueError: As in [`read_settings`], if `iterations` is below 1, or if there is no such command.
     """
+    from .report.page import write_or_warn  # it loads matplotlib
+
     if iterations < 1:
         raise ValueError(f"iterations is {iterations}. Set it to at least 1.")
     if shutil.which(command[0]) is None:
@@ -147,6 +148,7 @@ def iterate(iterations: int, command: list[str]) -> int:
             return code
         if final_state(folder) is None:
             raise ValueError(f"The command ended well and left no run in {folder}. Is it one that trains?")
+        write_or_warn(output_dir)
     summary = summarize(folders)
     with atomic_write(output_dir / "summary.md") as path:
         path.write_text(summary, encoding="utf-8")

@@ -22,7 +22,18 @@ model_init_kwargs output_dir pad_to_multiple_of push_to_hub report_to resume_fro
 steps_per_generation
 """.split()
 
-_VERSIONS = ("serl-trl", "torch", "transformers", "trl", "accelerate", "datasets", "peft", "vllm", "deepspeed", "bitsandbytes")
+_VERSIONS = (
+    "serl-trl",
+    "torch",
+    "transformers",
+    "trl",
+    "accelerate",
+    "datasets",
+    "peft",
+    "vllm",
+    "deepspeed",
+    "bitsandbytes",
+)
 
 
 @dataclass(frozen=True)

@@ -38,8 +38,10 @@ def evaluated(run: Run) -> dict[str, list[tuple[float, float, float, float]]]:
     found: dict[str, list] = {}
     for entry in run.log:
         for key in entry:
-            if name := re.fullmatch(r"(.+)_pass@1", key):
-                found.setdefault(name[1], []).append((entry["step"], *(entry[key + end] for end in ("", "_low", "_high"))))
+            if name := re.fullmatch(r"(.+)_pass@1_low", key):
+                found.setdefault(name[1], []).append(
+                    (entry["step"], *(entry[f"{name[1]}_pass@1{end}"] for end in ("", "_low", "_high")))
+                )
     return found
 
 

@@ -21,18 +21,28 @@ def gate_of(run: Run) -> NearnessGate | None:
     return gate if gate.binds else None
 
 
+def judged(rows: list[dict], gate: NearnessGate | None) -> list[dict]:
+    """Return rows with `near`, whether the gate admits their instruction; `None` without a gate."""
+    return [row | {"near": None if gate is None else gate.admits(row["instruction"])} for row in rows]
+
+
 def by_thirds(run: Run, shown: list[dict]) -> dict[str, list[str]]:
     """Return figures of the seeds and of what was written in each third, as texts, shape (4,), by what they count."""
-    judged = thirds([row for row in run.rows if row["fate"] != "unused"])
-    texts = [run.seeds, *([row["instruction"] for row in spread(part, TEXTS)] for part in judged)]
+    parts = thirds([row for row in run.rows if row["fate"] != "unused"])
+    texts = [run.seeds, *([row["instruction"] for row in spread(part, TEXTS)] for part in parts)]
     last = max(row["step"] for row in run.rows) + 1
     near = [[row["near"] for row in shown if row["step"] * 3 // last == third] for third in range(3)]
     return {
-        "instructions judged": [str(len(run.seeds)), *(str(len(part)) for part in judged)],
+        "instructions judged": [str(len(run.seeds)), *(str(len(part)) for part in parts)],
         "words, on average": [_mean(len(text.split()) for text in part) for part in texts],
         "numbers, on average": [_mean(len(numbers_in(text)) for text in part) for part in texts],
-        "largest number, in the middle": [_median(max(numbers_in(text), default=0.0) for text in part) for part in texts],
-        "rejected as too similar, %": ["", *(_percent(row["reason"] == "too_similar" for row in part) for part in judged)],
+        "largest number, in the middle": [
+            _median(max(numbers_in(text), default=0.0) for text in part) for part in texts
+        ],
+        "rejected as too similar, %": [
+            "",
+            *(_percent(row["reason"] == "too_similar" for row in part) for part in parts),
+        ],
         "near the seeds, % of the trained": ["", *(_percent(part) if None not in part else "" for part in near)],
     }
 
@@ -50,8 +60,9 @@ def near_curve(shown: list[dict]) -> Points:
     """Return the share of the trained instructions that are near the seeds, by tenths of the run."""
     size = max(len(shown) // 10, 1)
     parts = [shown[first : first + size] for first in range(0, len(shown) - size + 1, size)]
-    judged = [part for part in parts if None not in [row["near"] for row in part]]
-    return [(part[0]["trained_step"] + 1, mean(row["near"] for row in part)) for part in judged]
+    if any(row["near"] is None for row in shown):
+        return []
+    return [(part[0]["trained_step"] + 1, mean(row["near"] for row in part)) for part in parts]
 
 
 def _word_shares(texts: list[str]) -> Counter:

@@ -5,12 +5,14 @@ import hashlib
 import logging
 import os
 import time
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from ..atomic_write import atomic_write
+from ..hub.run_record import RunRecord
 from ..self_play.funnel import REASONS
 from ..self_play.settings import METHODS
 from . import charts, counts, curves, drift
@@ -46,9 +48,14 @@ def write_report(run: str | os.PathLike, compare: str | os.PathLike | None = Non
     return path
 
 
-def write_or_warn(run: str | os.PathLike) -> Path | None:
-    """Write the page of a run that trains; a failure is a warning with its reason, and `None` is returned."""
+def write_or_warn(run: str | os.PathLike, make_record: Callable[[], RunRecord] | None = None) -> Path | None:
+    """Write the page of a run that trains; a failure is a warning with its reason, and `None` is returned.
+
+    `make_record` makes the record, where the run has not written it yet.
+    """
     try:
+        if make_record is not None:
+            make_record().save(run)
         return write_report(run)
     except Exception as error:  # whatever it is, a run of hours is worth more than its page
         logger.warning(f"There is no new report of {run}. {type(error).__name__}: {error}")
@@ -83,9 +90,8 @@ def render(runs: list[Run]) -> str:
 
 def _view(run: Run, most: int) -> dict:
     """Return what the template shows of one run."""
-    shown, gate = counts.shown_rows(run, most), drift.gate_of(run)
-    for row in shown:
-        row["near"] = None if gate is None else gate.admits(row["instruction"])
+    gate = drift.gate_of(run)
+    shown = drift.judged(counts.shown_rows(run, most), gate)
     rewards, pass_rates = curves.logged(run, "reward"), curves.logged(run, "self_rewarding/pass_rate")
     return {
         "run": run,
@@ -109,8 +115,12 @@ def _curve_charts(runs: list[Run], views: list[dict]) -> dict[str, str | None]:
     found, series = {}, [curves.curves(run) for run in runs]
     evaluated = [curves.evaluated(run) for run in runs]
     for name in dict.fromkeys(name for one in evaluated for name in one):
-        found[f"pass@1 ({name}), with 95 % intervals"] = charts.interval_chart([one.get(name, []) for one in evaluated])
-    series = [one | {"near the seeds": drift.near_curve(view["shown"])} for one, view in zip(series, views, strict=True)]
+        found[f"pass@1 ({name}), with 95 % intervals"] = charts.interval_chart(
+            [one.get(name, []) for one in evaluated]
+        )
+    series = [
+        one | {"near the seeds": drift.near_curve(view["shown"])} for one, view in zip(series, views, strict=True)
+    ]
     for title in series[0]:
         lines = [one[title] for one in series]
         found[title] = charts.curve_chart(lines, title in _SHARES) if any(lines) else None

@@ -57,7 +57,9 @@ class Run:
         if self.record is not None:
             return self.record.seeds
         parents = self.ledger["parents"].to_pylist()
-        return sorted({text for row, texts in zip(self.rows, parents, strict=True) if not row["step"] for text in texts})
+        return sorted(
+            {text for row, texts in zip(self.rows, parents, strict=True) if not row["step"] for text in texts}
+        )
 
 
 def read_runs(folder: str | os.PathLike) -> list[Run]:
@@ -75,7 +77,9 @@ def read_runs(folder: str | os.PathLike) -> list[Run]:
     numbers = [path.parent.name.removeprefix("iteration-") for path in folder.glob(f"iteration-*/{LEDGER_FOLDER}")]
     iterations = [f"iteration-{number}" for number in sorted(filter(str.isdecimal, numbers), key=int)]
     if not iterations:
-        raise ValueError(f"{str(folder)!r} has no {LEDGER_FOLDER}: no run has made a batch in it. Name another folder.")
+        raise ValueError(
+            f"{str(folder)!r} has no {LEDGER_FOLDER}: no run has made a batch in it. Name another folder."
+        )
     return [read_run(folder / iteration, f"{name}/{iteration}") for iteration in iterations]
 
 
@@ -103,7 +107,9 @@ def _evidence(ledger: pa.Table, folder: Path) -> Evidence | None:
         values = json.loads((ledger.schema.metadata or {}).get(b"serl_trl", b"{}"))
         return Evidence(**values) if values else None
     except (TypeError, ValueError) as error:
-        raise ValueError(f"The ledger in {folder} is of another version ({error}). Report it with that one.") from error
+        raise ValueError(
+            f"The ledger in {folder} is of another version ({error}). Report it with that one."
+        ) from error
 
 
 def _evaluations(folder: Path) -> dict[str, dict]:

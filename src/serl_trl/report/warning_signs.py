@@ -4,8 +4,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from ..self_play.seed_evidence import ACCURACY
 from ..self_play.funnel import REASONS, TOO_EASY
+from ..self_play.seed_evidence import ACCURACY
 from .counts import thirds
 from .curves import logged, mean_of
 from .drift import near_curve
@@ -37,14 +37,18 @@ def _losses(run: Run) -> Iterator[WarningSign]:
     for gain in gains(run):
         if gain["high"] < 0.0:
             text = f"{gain['what']} fell by {-gain['difference']:.1f} points, 95 % interval [{gain['low']:+.1f}, {gain['high']:+.1f}]."
-            yield WarningSign(text, "Don't use this model. Train again with method 'trusted' or from a stronger start.")
+            yield WarningSign(
+                text, "Don't use this model. Train again with method 'trusted' or from a stronger start."
+            )
     for step, errors in logged(run, "sentinel/errors"):
         if errors <= -ALARM:
             text = f"At step {step} the sentinel saw the answers to the watched seeds lose, by {-errors:.1f} standard errors."
             yield WarningSign(text, "Lower learning_rate, or give more seeds with answers.")
     if run.evidence and run.evidence.is_labelled and run.evidence.right < ACCURACY * run.evidence.labelled:
         text = f"The start's majority was right for {run.evidence.right} of {run.evidence.labelled} labelled seeds."
-        yield WarningSign(text, "Use a stronger model or easier seeds: below three quarters training loses more than it gains.")
+        yield WarningSign(
+            text, "Use a stronger model or easier seeds: below three quarters training loses more than it gains."
+        )
 
 
 def _new_ground(shown: list[dict]) -> Iterator[WarningSign]:
@@ -89,8 +93,12 @@ def _waste(run: Run) -> Iterator[WarningSign]:
     for reason, count in Counter(filter(None, judged)).most_common(1):
         if len(judged) >= FEWEST and count > len(judged) / 2:
             share = 100 * count / len(judged)
-            yield WarningSign(f"{share:.0f} % of the last third's candidates are rejected as {reason}.", REASONS[reason])
-    truncated, unparsed = (mean_of(logged(run, f"self_rewarding/{what}_ratio"), 2) for what in ("truncated", "unparsed"))
+            yield WarningSign(
+                f"{share:.0f} % of the last third's candidates are rejected as {reason}.", REASONS[reason]
+            )
+    truncated, unparsed = (
+        mean_of(logged(run, f"self_rewarding/{what}_ratio"), 2) for what in ("truncated", "unparsed")
+    )
     if (truncated or 0.0) > MOST_LOST:
         text = f"In the last third {100 * truncated:.0f} % of the completions are truncated."
         yield WarningSign(text, "Raise max_completion_length: truncated completions have no vote.")
@@ -105,4 +113,6 @@ def _lengths(run: Run) -> Iterator[WarningSign]:
     before, after = mean_of(points, 0), mean_of(points, 2)
     if before and after and not 0.5 <= after / before <= 2.0:
         text = f"The mean completion has {after:.0f} tokens in the last third, {before:.0f} in the first."
-        yield WarningSign(text, "Read some, with log_completions. If they are worse, lower learning_rate or raise beta.")
+        yield WarningSign(
+            text, "Read some, with log_completions. If they are worse, lower learning_rate or raise beta."
+        )
