@@ -39,7 +39,7 @@ def test_iterations_are_in_order(tmp_path):
     for number in (10, 9, 1):
         small_run(tmp_path / f"iteration-{number}")
     small_run(tmp_path / "iteration-1-unfinished-1")
-    assert [run.name.split("/")[1] for run in read_runs(tmp_path)] == [f"iteration-{n}" for n in (1, 9, 10)]
+    assert [run.name.split("/")[-1] for run in read_runs(tmp_path)] == [f"iteration-{n}" for n in (1, 9, 10)]
 
 
 @pytest.mark.parametrize(

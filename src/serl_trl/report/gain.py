@@ -1,4 +1,4 @@
-"""What a run gained: the difference of pass@1 from its start, with an interval."""
+"""What a run gained: the difference of its accuracy from the start's, with an interval."""
 
 import math
 
@@ -7,7 +7,7 @@ from .reading import Run
 
 
 def gains(run: Run) -> list[dict]:
-    """Return the measured gains of a run, those of paired comparisons first.
+    """Return the measured gains of a run in pass@1 and the largest maj@k, those of paired comparisons first.
 
     Each has `what`, `difference`, `low` and `high` (of the 95 % interval) in points, and `how` it was measured.
     """
@@ -15,10 +15,11 @@ def gains(run: Run) -> list[dict]:
     for path, results in run.evaluations.items():
         compared = results.get("comparison", {"datasets": {}})
         for name, metrics in compared["datasets"].items():
-            for metric, values in metrics.items():
-                if "@" in metric:
-                    how = f"paired, on {values['instructions']} questions; {path}, compared with {compared['with']}"
-                    found.append({"what": f"{metric} on {name}", "how": how} | _points(**_interval(values)))
+            most = [metric for metric in metrics if metric.startswith("maj@")][-1:]
+            for metric in dict.fromkeys(["pass@1", *most]):
+                values = metrics[metric]
+                how = f"paired, on {values['instructions']} questions; {path}, compared with {compared['with']}"
+                found.append({"what": f"{metric} on {name}", "how": how} | _points(**_interval(values)))
     for name, measured in evaluated(run).items():
         if len(measured) > 1:
             first, last = measured[0], measured[-1]

@@ -6,11 +6,11 @@ import logging
 import os
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from .. import __version__
 from ..atomic_write import atomic_write
 from ..hub.run_record import RunRecord
 from ..self_play.funnel import REASONS
@@ -79,7 +79,7 @@ def render(runs: list[Run]) -> str:
         script_hash=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         series=charts.SERIES,
         written=time.strftime("%Y-%m-%d %H:%M"),
-        version=version("serl-trl"),
+        version=__version__,
         views=views,
         curves=_curve_charts(runs, views),
         histograms=_histograms(runs),

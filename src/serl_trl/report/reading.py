@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from ..hub.run_record import RECORD_FILE, RunRecord
 from ..self_play.ledger import LEDGER_FOLDER, Ledger
@@ -21,7 +22,7 @@ class Run:
     """A run, as far as it is.
 
     Attributes:
-        name (`str`): Its name on the page, e.g. `"mine"` or `"mine/iteration-2"`.
+        name (`str`): Its name on the page, e.g. `"outputs/mine"` or `"outputs/mine/iteration-2"`.
         ledger (`pa.Table`): All columns of the ledger.
         rows (`list[dict]`): The ledger without the lists: `COLUMNS` of each candidate, in order of `id`.
         log (`list[dict]`): Trainer's `log_history` up to the last checkpoint or, if it is finished, the end.
@@ -56,10 +57,8 @@ class Run:
         """The seeds, by the record or else as the few-shot examples of the first step; none if they were trained on."""
         if self.record is not None:
             return self.record.seeds
-        parents = self.ledger["parents"].to_pylist()
-        return sorted(
-            {text for row, texts in zip(self.rows, parents, strict=True) if not row["step"] for text in texts}
-        )
+        first = self.ledger.filter(pc.field("step") == 0)
+        return sorted({text for texts in first["parents"].to_pylist() for text in texts})
 
 
 def read_runs(folder: str | os.PathLike) -> list[Run]:
@@ -71,7 +70,7 @@ def read_runs(folder: str | os.PathLike) -> list[Run]:
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"There is no folder {str(folder)!r}. Name the output_dir of a run.")
-    name = folder.resolve().name
+    name = "/".join(folder.resolve().parts[-2:])  # runs in several folders may be called alike
     if (folder / LEDGER_FOLDER).is_dir():
         return [read_run(folder, name)]
     numbers = [path.parent.name.removeprefix("iteration-") for path in folder.glob(f"iteration-*/{LEDGER_FOLDER}")]

@@ -36,7 +36,8 @@ def _losses(run: Run) -> Iterator[WarningSign]:
     """The model answers worse than at the start, or its majority was not to be trusted."""
     for gain in gains(run):
         if gain["high"] < 0.0:
-            text = f"{gain['what']} fell by {-gain['difference']:.1f} points, 95 % interval [{gain['low']:+.1f}, {gain['high']:+.1f}]."
+            interval = f"95 % interval [{gain['low']:+.1f}, {gain['high']:+.1f}]"
+            text = f"{gain['what']} fell by {-gain['difference']:.1f} points, {interval}."
             yield WarningSign(
                 text, "Don't use this model. Train again with method 'trusted' or from a stronger start."
             )
