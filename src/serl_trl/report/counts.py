@@ -10,6 +10,7 @@ SHOWN = 2000  # trained instructions on a page, which stays below 3 MB with them
 EXAMPLES = 3  # of each reason
 ANSWERS = 4  # of each vote
 LONGEST = 400  # characters of an instruction on a page
+LONGEST_ANSWER = 40
 
 
 def thirds(rows: list[dict]) -> list[list[dict]]:
@@ -46,7 +47,7 @@ def rejected_examples(run: Run) -> list[dict]:
     found = []
     for reason in REASONS:
         found += spread([row for row in run.rows if row["reason"] == reason], EXAMPLES)
-    return [_shortened(row) for row in found]
+    return found
 
 
 def shares_by_pass_rate(rows: list[dict], bins: int = 16) -> list[float]:
@@ -61,13 +62,13 @@ def shown_rows(run: Run, most: int) -> list[dict]:
     wanted = {row["id"] for row in rows}
     places = [place for place, row in enumerate(run.rows) if row["id"] in wanted]
     answers = run.ledger["answers"].take(places).to_pylist()
-    return [_shortened(row) | {"votes": votes(group)} for row, group in zip(rows, answers, strict=True)]
+    return [row | {"votes": votes(group)} for row, group in zip(rows, answers, strict=True)]
 
 
 def votes(answers: list[str | None]) -> str:
     """Return the most frequent answers with their counts; no answer is `none`."""
     counts = Counter(answers)
-    shown = [f"{count} × {_short(answer or 'none', 40)}" for answer, count in counts.most_common(ANSWERS)]
+    shown = [f"{count} × {short(answer or 'none', LONGEST_ANSWER)}" for answer, count in counts.most_common(ANSWERS)]
     return ", ".join(shown + ["…"] * (len(counts) > ANSWERS))
 
 
@@ -78,9 +79,7 @@ def spread(rows: list[dict], most: int) -> list[dict]:
     return [rows[number * (len(rows) - 1) // (most - 1)] for number in range(most)]
 
 
-def _shortened(row: dict) -> dict:
-    return row | {name: _short(row[name] or "", LONGEST) for name in ("instruction", "nearest", "pseudo_label")}
-
-
-def _short(text: str, longest: int) -> str:
+def short(text: str | None, longest: int = LONGEST) -> str:
+    """Return a text as it is shown: its first characters, if it is long."""
+    text = text or ""
     return text if len(text) <= longest else text[:longest] + "…"

@@ -71,6 +71,7 @@ def render(runs: list[Run]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["short"] = counts.short
     script = environment.get_template("report.js").render()
     views = [_view(run, counts.SHOWN // len(runs)) for run in runs]
     return environment.get_template("report.html").render(
