@@ -15,6 +15,7 @@ from serl_trl.launch import without
     [
         ([], "serl-trl NAME ...", ("torch", "trl", "vllm", "transformers", "numpy")),
         (["push"], "serl-trl push RUN", ("torch", "trl", "vllm", "transformers")),
+        (["report"], "serl-trl report RUN", ("torch", "trl", "vllm", "transformers", "matplotlib")),
         (["plan"], "serl-trl plan --model MODEL", ("torch", "trl", "vllm", "transformers")),
         (["eval"], "serl-trl eval --model MODEL --data FILE", ("torch", "trl", "vllm")),
     ],
@@ -70,6 +71,7 @@ TRAIN = ["train", "--recipe", "demo", "--seeds", "missing.jsonl", "--output_dir"
         ([*TRAIN, "out", "--num_processes", "2"], 2, "unrecognized arguments: --num_processes 2"),
         # what can't be done
         (["push", "nowhere"], 2, "There is no folder 'nowhere'. Name the output_dir of a run."),
+        (["report", "nowhere"], 2, "There is no folder 'nowhere'. Name the output_dir of a run."),
         (["plan", "--model", "./nowhere"], 2, "The model './nowhere' is neither a folder here nor"),
         (["eval", "--model", "m", "--data", "d", "--top-p", "2"], 2, "top_p is 2.0. Set it within"),
         ([*TRAIN, "out", "--top_k", "3"], 2, "top_k is 3, which biases"),

@@ -15,6 +15,7 @@ COMMANDS = {
     "train": (".train", "Make a model better from your own questions."),
     "iterate": (".iterate", "Run a training command several times, each time from the last one's model."),
     "eval": (".evaluation.command", "Measure a model on questions with answers: pass@k and maj@k, with intervals."),
+    "report": (".report.command", "Write a page about a run: its gain, warnings, curves and instructions."),
     "push": (".hub.push", "Put the model of a finished run on the Hub, private unless you say --public."),
     "plan": (".plan", "Say what training takes of a GPU's memory, and write the recipe that fits."),
 }

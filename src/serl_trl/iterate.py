@@ -4,7 +4,6 @@ Each iteration is a process of its own, under the launcher that the command name
 a fresh reference model and an empty kept pool, as in SeRL.
 """
 
-import json
 import os
 import shutil
 import signal
@@ -17,7 +16,7 @@ from .cli import COMMANDS, DRY_EXIT_CODE, command_parser, one_sentence
 from .launch import make_launch_parser, read_mapping, recipe_arguments
 from .markdown import escaped
 from .output_dir import check_output_dir
-from .training.checkpoints import ITERATION_VARIABLE, TRAINER_STATE_FILE, last_checkpoint
+from .training.checkpoints import ITERATION_VARIABLE, TRAINER_STATE_FILE, final_state, last_checkpoint
 
 
 def read_settings(command: list[str]) -> tuple[Path, int]:
@@ -44,15 +43,6 @@ def read_settings(command: list[str]) -> tuple[Path, int]:
         raise ValueError(f"seed is {settings['seed']!r}. Set it to a whole number.")
     check_output_dir(settings["output_dir"])
     return Path(settings["output_dir"]), int(settings["seed"])
-
-
-def final_state(folder: Path) -> dict | None:
-    """Return Trainer's state at the end of the run in `folder`, or `None` if that run is not finished."""
-    try:
-        state = json.loads((folder / TRAINER_STATE_FILE).read_text(encoding="utf-8"))
-    except (FileNotFoundError, ValueError):  # not written, or cut off while it was written
-        return None
-    return state if isinstance(state, dict) and {"global_step", "log_history"} <= state.keys() else None
 
 
 def resume_options(folder: Path) -> list[str]:
@@ -123,6 +113,8 @@ def iterate(iterations: int, command: list[str]) -> int:
     Raises:
         ValueError: As in [`read_settings`], if `iterations` is below 1, or if there is no such command.
     """
+    from .report.page import write_or_warn  # it loads matplotlib
+
     if iterations < 1:
         raise ValueError(f"iterations is {iterations}. Set it to at least 1.")
     if shutil.which(command[0]) is None:
@@ -156,6 +148,7 @@ def iterate(iterations: int, command: list[str]) -> int:
             return code
         if final_state(folder) is None:
             raise ValueError(f"The command ended well and left no run in {folder}. Is it one that trains?")
+        write_or_warn(output_dir)
     summary = summarize(folders)
     with atomic_write(output_dir / "summary.md") as path:
         path.write_text(summary, encoding="utf-8")

@@ -30,6 +30,7 @@ from .training.advantages import kl_in_advantage, log_advantages, token_advantag
 from .training.checkpoints import last_checkpoint
 from .training.ending import GracefulEnd
 from .training.loader import make_loader
+from .training.reporting import ReportWriter
 from .training.same_run import run_facts, trained_parts
 from .training.saving import whole_checkpoint
 from .training.schedule import follow_progress, is_finished, placeholder_rows
@@ -124,8 +125,8 @@ class SeRLTrainer(PublicPushMixin, GRPOTrainer):
         self.loader = make_loader(self)
         self.trust = Trust(self)
         self.ending = GracefulEnd(self)
-        self.add_callback(self.trust)
-        self.add_callback(self.ending)
+        for callback in (self.trust, self.ending, ReportWriter(self)):
+            self.add_callback(callback)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):
         """Train as [`~transformers.Trainer.train`] does; for errors see [`beginning.resolve_checkpoint`].

@@ -40,6 +40,7 @@ def main(script_args, training_args, model_args):
     from .hub.privacy import shown_command
     from .hub.push import push_or_exit
     from .hub.run_record import changed_settings
+    from .report.page import write_or_warn
     from .self_play.loop import DryBatchError
     from .training.saving import naming_disk
     from .training.summary import StepLines, summarize
@@ -80,6 +81,8 @@ def main(script_args, training_args, model_args):
         merge_or_say(training_args.output_dir, training_args.trust_remote_code)
     trainer.accelerator.wait_for_everyone()
     trainer.accelerator.print("\n" + summarize(trainer, result.metrics["train_runtime"]))
+    if trainer.is_world_process_zero() and (page := write_or_warn(training_args.output_dir)):
+        print(f"Report          {page}")
 
     # Push
     if training_args.push_to_hub and trainer.is_world_process_zero():

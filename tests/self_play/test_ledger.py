@@ -172,3 +172,23 @@ def test_other_processes_write_nothing(long_run, tmp_path):
     assert reader.resume(Ledger(long_run), 100, 300, [299]) == []
     Ledger(tmp_path).write(0, [])
     assert not (tmp_path / "_ledger").exists()
+
+
+def test_a_reader_finds_all_rows_while_files_are_merged(long_run):
+    class Merging(Ledger):
+        """A ledger whose first look at the folder was before the files were merged."""
+
+        looks = 0
+
+        def files(self):
+            self.looks += 1
+            found = super().files()
+            return [found[0]._replace(path=self.folder / "batch-000000.parquet"), *found] if self.looks == 1 else found
+
+    ledger = Merging(long_run)
+    assert ledger.read(["id"])["id"].to_pylist() == list(range(3 * 205)) and ledger.looks == 3
+    assert ledger.read().column_names[:2] == ["id", "step"]
+
+
+def test_nothing_is_read_of_a_folder_without_a_ledger(tmp_path):
+    assert Ledger(tmp_path).read(["id", "fate"]).to_pydict() == {"id": [], "fate": []}

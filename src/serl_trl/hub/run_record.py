@@ -3,6 +3,7 @@
 import json
 import os
 from dataclasses import MISSING, asdict, dataclass, fields
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from ..atomic_write import atomic_write
@@ -21,6 +22,19 @@ model_init_kwargs output_dir pad_to_multiple_of push_to_hub report_to resume_fro
 steps_per_generation
 """.split()
 
+_VERSIONS = (
+    "serl-trl",
+    "torch",
+    "transformers",
+    "trl",
+    "accelerate",
+    "datasets",
+    "peft",
+    "vllm",
+    "deepspeed",
+    "bitsandbytes",
+)
+
 
 @dataclass(frozen=True)
 class RunRecord:
@@ -33,6 +47,7 @@ class RunRecord:
         settings (`dict`): The settings that differ from their defaults.
         command (`str`, *optional*): The command that trained, if it was one.
         evidence (`str`, *optional*): What the start's answers to the seeds say, without the seeds' text.
+        versions (`dict[str, str]`, *optional*): Versions of what trained, by the name of the package.
     """
 
     base_model: str
@@ -41,6 +56,7 @@ class RunRecord:
     settings: dict
     command: str | None = None
     evidence: str | None = None
+    versions: dict[str, str] | None = None
 
     def save(self, run: str | os.PathLike) -> None:
         """Write the record into the run's folder."""
@@ -91,4 +107,15 @@ def make_record(trainer, command: str | None, model_settings: dict) -> RunRecord
         settings=model_settings | changed_settings(trainer.args),
         command=command,
         evidence=trainer.trust.evidence and trainer.trust.evidence.describe(),
+        versions=_versions(),
     )
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in _VERSIONS:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # an extra
+            continue
+    return found

@@ -83,6 +83,23 @@ class Ledger:
                 whole.append(file)
         return whole
 
+    def read(self, columns: list[str] | None = None) -> pa.Table:
+        """Return some columns, by default all, of every row in order of `id`; a run may go on writing meanwhile.
+
+        The table's metadata are those of the last file. Raises `ValueError` if a file can't be read.
+        """
+        while True:
+            files = self.files()
+            try:
+                tables = [_read(file.path, columns) for file in files]
+            except ValueError:
+                if self.files() == files:
+                    raise
+                continue  # a file was merged away after it was listed
+            if not tables:
+                return SCHEMA.empty_table().select(columns or SCHEMA.names)
+            return pa.concat_tables(tables).replace_schema_metadata(tables[-1].schema.metadata)
+
     def admitted(self, next_batch: int, next_id: int) -> list[str]:
         """Return the instructions before generation batch `next_batch` and `next_id` that were admitted, in order.
 

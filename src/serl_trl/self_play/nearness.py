@@ -86,9 +86,7 @@ class NearnessGate:
 
     def _measures(self, text: str, is_seed: bool = False) -> np.ndarray:
         """Return the logarithms of loss, length, largest number and count of numbers + 1, at least 0, shape (4,)."""
-        # Beyond its largest, a float is infinite, which has no distance from a median.
-        numbers = [min(float(number.replace(",", "")), sys.float_info.max) for number in _NUMBER.findall(text)]
-        shape = _shape(text)
+        numbers, shape = numbers_in(text), _shape(text)
         loss = self._model.loss(shape, is_seed)
         return np.log(np.maximum([loss, len(shape), max(numbers, default=0.0), len(numbers) + 1], 1.0))
 
@@ -128,6 +126,12 @@ class _CharacterModel:
         for context, gram in zip(counts[:ORDER], counts[ORDER:], strict=True):
             probability = (gram + BACKOFF * probability) / (context + BACKOFF)
         return float(-np.log2(probability).mean())
+
+
+def numbers_in(text: str) -> list[float]:
+    """Return the numbers in digits of a text, in order."""
+    # Beyond its largest, a float is infinite, which has no distance from a median.
+    return [min(float(number.replace(",", "")), sys.float_info.max) for number in _NUMBER.findall(text)]
 
 
 def _shape(text: str) -> str:

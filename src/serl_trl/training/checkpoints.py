@@ -39,6 +39,15 @@ def last_checkpoint(output_dir: str | os.PathLike) -> str | None:
     return next((str(path) for path in list_checkpoints(output_dir) if is_complete(path)), None)
 
 
+def final_state(folder: Path) -> dict | None:
+    """Return Trainer's state in a folder, or `None`: that of a checkpoint, or of a run, which is finished with it."""
+    try:
+        state = json.loads((folder / TRAINER_STATE_FILE).read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):  # not written, or cut off while it was written
+        return None
+    return state if isinstance(state, dict) and {"global_step", "log_history"} <= state.keys() else None
+
+
 def write_manifest(checkpoint: str | os.PathLike) -> None:
     """Write down the files of a checkpoint, with sizes in bytes and checksums, when all of them are on the disk."""
     checkpoint, files = Path(checkpoint), {}
