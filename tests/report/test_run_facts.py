@@ -5,6 +5,7 @@ import json
 import pytest
 from small_run import SEEDS, candidate, logged, rejected, small_run
 
+from serl_trl.evaluation.model_index import BACK_TO
 from serl_trl.report.counts import funnel, shares_by_pass_rate, shown_rows, spread, thirds, votes
 from serl_trl.report.curves import curves, mean_of, thinned
 from serl_trl.report.drift import changed_words, gate_of, judged
@@ -32,6 +33,15 @@ def test_the_rows_are_parted_by_the_steps_of_their_weights():
         [4, 5],
     ]
     assert thirds([]) == [[], [], []]
+
+
+def test_a_gain_of_weights_that_are_gone_is_none(tmp_path):
+    shares = {"eval_pass@1_low": 0.2, "eval_pass@1_high": 0.8}
+    log = [{"step": step, "eval_pass@1": 0.1 * step, **shares} for step in (0, 4, 8)]
+    read_gains = lambda log, name: [gain["difference"] for gain in gains(read(tmp_path / name, None, log))]  # noqa: E731
+    assert read_gains(log, "all") == pytest.approx([80.0])
+    assert read_gains([*log, {"step": 8, BACK_TO: 4.0}], "kept") == pytest.approx([40.0])
+    assert read_gains([*log, {"step": 8, BACK_TO: 0.0}], "start") == []
 
 
 def test_pass_rates_are_shares_of_the_groups_voted_on():

@@ -55,12 +55,12 @@ def add_results(path: str | os.PathLike, results: Sequence[dict]) -> None:
 def evaluated_at(log_history: Sequence[dict], step: int) -> dict:
     """Return all that an evaluation during training has logged at this step, on all datasets; nothing without one."""
     entries = [
-        entry for entry in _of_kept_weights(log_history) if entry["step"] == step and _is_of_eval_dataset(entry)
+        entry for entry in of_kept_weights(log_history) if entry["step"] == step and _is_of_eval_dataset(entry)
     ]
     return {name: value for entry in entries for name, value in entry.items()}
 
 
-def _of_kept_weights(log_history: Sequence[dict]) -> list[dict]:
+def of_kept_weights(log_history: Sequence[dict]) -> list[dict]:
     """Return the entries without those of weights that the sentinel has thrown away."""
     kept: list[dict] = []
     for entry in log_history:
@@ -85,7 +85,7 @@ def training_results(trainer) -> list[dict]:
     best = trainer.state.best_global_step if trainer.args.load_best_model_at_end else None
     last = {
         entry["results"][0]["dataset"]: entry["results"]
-        for entry in _of_kept_weights(trainer.state.log_history)
+        for entry in of_kept_weights(trainer.state.log_history)
         if "results" in entry and best in (None, entry["step"]) and (entry["step"] > 0 or not trained)
     }
     return [result for results in last.values() for result in results]

@@ -1,7 +1,9 @@
 """What a run gained: the difference of its accuracy from the start's, with an interval."""
 
 import math
+from dataclasses import replace
 
+from ..evaluation.model_index import of_kept_weights
 from .curves import evaluated
 from .reading import Run
 
@@ -20,7 +22,8 @@ def gains(run: Run) -> list[dict]:
                 values = metrics[metric]
                 how = f"paired, on {values['instructions']} questions; {path}, compared with {compared['with']}"
                 found.append({"what": f"{metric} on {name}", "how": how} | _points(**_interval(values)))
-    for name, measured in evaluated(run).items():
+    kept = replace(run, log=of_kept_weights(run.log))
+    for name, measured in evaluated(kept).items():
         if len(measured) > 1:
             first, last = measured[0], measured[-1]
             how = f"step {last[0]} against step {first[0]}: {100 * first[1]:.1f} % and {100 * last[1]:.1f} %"
