@@ -76,6 +76,7 @@ TRAIN = ["train", "--recipe", "demo", "--seeds", "missing.jsonl", "--output_dir"
         (["eval", "--model", "m", "--data", "d", "--top-p", "2"], 2, "top_p is 2.0. Set it within"),
         ([*TRAIN, "out", "--top_k", "3"], 2, "top_k is 3, which biases"),
         (["train", "--config", "nowhere.yaml"], 2, "The settings in 'nowhere.yaml' can't be read: [Errno 2]"),
+        (["check", "--config", "nowhere.yaml"], 2, "The settings in 'nowhere.yaml' can't be read: [Errno 2]"),
         (["train", "--recipe", "nowhere"], 2, "--recipe is 'nowhere'. Set it to one of demo, llama3.2_3b_8gpu,"),
         (["train", "--recipe", "demo", "--config", "r.yaml"], 2, "argument --config: not allowed with argument --recipe"),
         (["train", "--accelerate-config", "nowhere"], 2, "--accelerate_config is 'nowhere'. Set it to one of cpu, fsdp2,"),

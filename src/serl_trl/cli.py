@@ -13,6 +13,7 @@ from importlib import import_module
 # Name of the command: its module, and what it does.
 COMMANDS = {
     "train": (".train", "Make a model better from your own questions."),
+    "check": (".check.command", "Say in some minutes, without training, whether a run is worth a night."),
     "iterate": (".iterate", "Run a training command several times, each time from the last one's model."),
     "eval": (".evaluation.command", "Measure a model on questions with answers: pass@k and maj@k, with intervals."),
     "report": (".report.command", "Write a page about a run: its gain, warnings, curves and instructions."),

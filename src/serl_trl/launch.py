@@ -83,13 +83,14 @@ def without(arguments: list[str], unknown: list[str]) -> list[str]:
     return known
 
 
-def launch(path: str | Path, launcher: list[str], training: list[str], parser) -> None:
+def launch(path: str | Path, launcher: list[str], training: list[str], parser, module: str) -> None:
     """Become `accelerate launch`, which starts this command in its processes.
 
     Args:
         path (`str` or `Path`): The accelerate configuration.
-        launcher, training (`list[str]`): Further arguments of `accelerate launch`, and those of `serl-trl train`.
+        launcher, training (`list[str]`): Further arguments of `accelerate launch`, and those of this command.
         parser: Ends the command if accelerate does not know an argument.
+        module (`str`): This command's.
 
     Raises:
         ValueError: if the configuration is none.
@@ -102,7 +103,7 @@ def launch(path: str | Path, launcher: list[str], training: list[str], parser) -
         load_config_from_file(str(path))
     except (TypeError, ValueError) as error:
         raise ValueError(f"{str(path)!r} is no configuration of accelerate: {error}") from error
-    arguments = ["--config_file", str(path), "--quiet", *launcher, "--module", "serl_trl.train", *training]
+    arguments = ["--config_file", str(path), "--quiet", *launcher, "--module", module, *training]
     accelerate = launch_command_parser()
     accelerate.error = parser.error
     given = accelerate.parse_args(arguments)

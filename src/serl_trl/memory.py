@@ -110,7 +110,7 @@ def budget(sizes: ModelSizes, work: Workload) -> dict[str, float]:
         "weights": weights,
         # LoRA's reference is the base itself, with the adapter switched off.
         "reference model": 4 * all_weights if work.method == "full" and work.reference else 0,
-        "optimizer": 2 * trained_bytes * trained,
+        "optimizer": optimizer_bytes(trained, trained_bytes),
         "slow weights": 4 * trained,
         "vLLM": work.engine,
     }
@@ -123,6 +123,11 @@ def budget(sizes: ModelSizes, work: Workload) -> dict[str, float]:
     sampling = {"sampling": _sampling(sizes, work, compute) + trained_bytes * trained}
     fullest = max(training, sampling, key=lambda phase: sum(phase.values()))
     return parts | {name: fullest.get(name, 0) for name in (*training, *sampling)}
+
+
+def optimizer_bytes(weights: int, size: int) -> int:
+    """Return the bytes of AdamW's two averages, for trained weights of `size` bytes each."""
+    return 2 * size * weights
 
 
 def _activations(sizes: ModelSizes, work: Workload, compute: int) -> float:

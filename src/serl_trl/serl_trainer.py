@@ -10,6 +10,7 @@ from datasets import Dataset
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainerCallback
 from trl import GRPOTrainer
 
+from .check.measuring import CheckResult, check_trainer
 from .engine.adapters import load_trainable
 from .engine.log_probabilities import token_logps
 from .engine.models import base_model, context_length, load_model_config, load_tokenizer
@@ -143,6 +144,10 @@ class SeRLTrainer(PublicPushMixin, GRPOTrainer):
         with self.ending.watching():
             return super().train(resume_from_checkpoint=resume_from_checkpoint, **kwargs)
 
+    def check(self) -> CheckResult:
+        """Return what a training would begin with, without training: `print` shows it. See [`check_trainer`]."""
+        return check_trainer(self)
+
     def create_scheduler(self, num_training_steps: int, optimizer: torch.optim.Optimizer | None = None):
         """Create Trainer's schedule; where `instructions_per_iteration` may end the run, it comes down with these."""
         is_new = self.lr_scheduler is None
@@ -176,7 +181,7 @@ class SeRLTrainer(PublicPushMixin, GRPOTrainer):
         sampled = {"rollout_func": lambda *_: self._rollouts(rows), "_last_loaded_step": self.state.global_step}
         with attributes(self, sampled):
             output = super()._generate_and_score_completions(inputs)
-        if not self._corrects_by_engine:
+        if not self.corrects_by_engine:
             sampling_logps = output.pop("sampling_per_token_logps")
             if any(group.surplus for group in batch.groups):
                 output["old_per_token_logps"] = self._old_logps(output, sampling_logps)
@@ -193,7 +198,7 @@ class SeRLTrainer(PublicPushMixin, GRPOTrainer):
             "completion_ids": [list(completion.token_ids) for completion in completions],
             "logprobs": [
                 list(completion.logprobs)
-                if group.surplus or self._corrects_by_engine
+                if group.surplus or self.corrects_by_engine
                 else [None] * len(completion.token_ids)
                 for (group, _), completion in zip(rows, completions, strict=True)
             ],
@@ -215,16 +220,10 @@ class SeRLTrainer(PublicPushMixin, GRPOTrainer):
             self._metrics["train"]["kl"].append((total[0] / total[1]).item())  # mean of k1 over tokens
         weights = self.reward_weights.to(rewards.device)
         unscored = rewards.isnan().all(dim=1)
-        return token_advantages(
-            self.args.advantage_estimator,
-            (rewards * weights).nansum(dim=1).masked_fill(unscored, torch.nan),
-            kl,
-            mask,
-            self.num_generations,
-            self.beta,
-            self.accelerator.process_index,
-            self.accelerator.reduce,
-        )
+        rewards = (rewards * weights).nansum(dim=1).masked_fill(unscored, torch.nan)
+        places = self.accelerator.process_index, self.accelerator.reduce
+        estimator, size = self.args.advantage_estimator, self.num_generations
+        return token_advantages(estimator, rewards, kl, mask, size, self.beta, *places)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Compute TRL's loss; without its KL term where the KL is in the advantages, so that it counts once."""
@@ -232,7 +231,7 @@ class SeRLTrainer(PublicPushMixin, GRPOTrainer):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
     @property
-    def _corrects_by_engine(self) -> bool:
+    def corrects_by_engine(self) -> bool:
         """Whether TRL corrects all rollouts by the engine's log-probabilities, those of the surplus included."""
         return self.use_vllm and self.vllm_importance_sampling_correction
 

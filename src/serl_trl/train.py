@@ -46,8 +46,6 @@ def main(script_args, training_args, model_args):
     from .training.summary import StepLines, summarize
     from .training.trust import NotReadyError
 
-    if training_args.hub_token:
-        os.environ["HF_TOKEN"] = training_args.hub_token  # for all that the Hub is asked for, the first model too
     with one_sentence():
         trainer = make_trainer(script_args, training_args, model_args)
 
@@ -131,6 +129,8 @@ def make_trainer(script_args, training_args, model_args):
     from .serl_trainer import SeRLTrainer
     from .training.beginning import resolve_checkpoint
 
+    if training_args.hub_token:
+        os.environ["HF_TOKEN"] = training_args.hub_token  # for all that the Hub is asked for, the first model too
     resolve_checkpoint(training_args.resume_from_checkpoint, training_args)
 
     # Seeds
@@ -203,7 +203,7 @@ def check_push(script_args, training_args) -> None:
         check_account(training_args.hub_token)
 
 
-def make_parser(prog: str | None = None):
+def make_parser(prog: str | None = None, command: str = "train"):
     """Return the parser of the script's three groups of arguments."""
     from trl import ModelConfig, TrlParser
 
@@ -214,13 +214,13 @@ def make_parser(prog: str | None = None):
         parser_class=TrlParser,
         prog=prog,
         usage="%(prog)s [--recipe NAME | --config PATH] --seeds FILE --output_dir FOLDER ...",
-        description=COMMANDS["train"][1],
+        description=COMMANDS[command][1],
         parents=[make_launch_parser()],
     )
 
 
-def run(arguments: list[str] | None = None, prog: str | None = None) -> None:
-    """Parse the arguments (`sys.argv` by default) and train, in this process or in those of `accelerate launch`."""
+def run(arguments: list[str] | None = None, prog: str | None = None, command: str = "train", job=main) -> None:
+    """Parse the arguments (`sys.argv` by default) and do a command's `job`, here or through `accelerate launch`."""
     options, settings = make_launch_parser().parse_known_args(arguments)
     options = vars(options)
     with one_sentence():
@@ -228,7 +228,7 @@ def run(arguments: list[str] | None = None, prog: str | None = None) -> None:
         accelerate_config = options.get("accelerate_config")
         if accelerate_config is not None and not Path(accelerate_config).is_file():
             accelerate_config = shipped("accelerate_configs", accelerate_config)
-        parser = make_parser(prog)
+        parser = make_parser(prog, command)
         *parsed, unknown_in_recipe, unknown = parser.parse_args_and_config(
             [*recipe, *settings], return_remaining_strings=True, separate_remaining_strings=True
         )
@@ -238,10 +238,11 @@ def run(arguments: list[str] | None = None, prog: str | None = None) -> None:
             raise ValueError(f"{recipe[1]} has {' '.join(unknown_in_recipe)}, which is no setting. Leave it out.")
         if accelerate_config:
             chosen = ["--recipe", options["recipe"]] if "recipe" in options else recipe
-            launch(accelerate_config, unknown, [*chosen, *without(settings, unknown)], parser)
+            module = __package__ + COMMANDS[command][0]
+            launch(accelerate_config, unknown, [*chosen, *without(settings, unknown)], parser, module)
     if unknown:
         parser.error(f"unrecognized arguments: {' '.join(unknown)}")
-    main(*parsed)
+    job(*parsed)
 
 
 if __name__ == "__main__":

@@ -54,9 +54,7 @@ def add_results(path: str | os.PathLike, results: Sequence[dict]) -> None:
 
 def evaluated_at(log_history: Sequence[dict], step: int) -> dict:
     """Return all that an evaluation during training has logged at this step, on all datasets; nothing without one."""
-    entries = [
-        entry for entry in of_kept_weights(log_history) if entry["step"] == step and _is_of_eval_dataset(entry)
-    ]
+    entries = [entry for entry in of_kept_weights(log_history) if entry["step"] == step and _is_of_eval_dataset(entry)]
     return {name: value for entry in entries for name, value in entry.items()}
 
 

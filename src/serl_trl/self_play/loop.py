@@ -87,17 +87,22 @@ class SelfPlayLoader:
                 self.check_rounds(funnel)
                 progress.update(len(groups) - progress.n)
                 wanted = funnel.groups_to_answer(self.num_groups - len(groups))
-                admitted, fresh = self.source.draw(wanted, funnel)
-                written += fresh
-                if admitted:
-                    answered = self.answer(admitted, funnel)
-                    votes = self.label(admitted, answered, funnel)
-                    funnel.count_votes(votes)
-                    groups += self.confirm(self.keep_in_band(admitted, answered, votes, funnel), admitted, funnel)
+                kept, fresh = self.play_round(wanted, funnel)
+                groups, written = groups + kept, written + fresh
                 if len(groups) < self.num_groups:
                     self.ledger.write(self.batch_index, written)
             progress.update(self.num_groups - progress.n)
         return self.hand_over(groups, written, funnel)
+
+    def play_round(self, wanted: int, funnel: Funnel) -> tuple[list[Group], list[Candidate]]:
+        """Draw at most `wanted` instructions and answer them; return the groups to train on, and all that was written."""
+        admitted, written = self.source.draw(wanted, funnel)
+        if not admitted:
+            return [], written
+        answered = self.answer(admitted, funnel)
+        votes = self.label(admitted, answered, funnel)
+        funnel.count_votes(votes)
+        return self.confirm(self.keep_in_band(admitted, answered, votes, funnel), admitted, funnel), written
 
     def answer(self, admitted: list[Candidate], funnel: Funnel) -> list[Answered]:
         """Let the model answer each instruction; return prompt tokens and completions.

@@ -2,7 +2,7 @@
 
 import random
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from ..answers.voting import Vote
 from .carriers import Candidate, Completion
@@ -11,6 +11,8 @@ from .funnel import Funnel
 from .labels import TrueAnswerLabels, label_group
 from .loop import SelfPlayLoader
 from .sampler import judge_once
+from .settings import SelfPlaySettings
+from .sources import SelfInstruction
 
 
 ACCURACY, CONFIDENCE = 0.75, 0.8  # below this share of right labels training loses (docs/method.md)
@@ -122,8 +124,8 @@ class Evidence:
         """Whether the watched seeds are those with true answers."""
         return self.labelled >= FEWEST_LABELLED
 
-    def describe(self) -> str:
-        """Return the figures in a few lines."""
+    def figures(self) -> str:
+        """Return the figures in a line or two."""
         lines = [
             f"The start's answers to {self.seeds} seeds: pass rate {self.pass_rate:.2f} on average, {self.in_band} in the "
             f"band; {self.confirmed} of these would be trained on."
@@ -133,6 +135,11 @@ class Evidence:
                 f"Of {self.labelled} seeds with true answers the majority is right for {self.right}; of the "
                 f"{self.trusted} that would be trained on, for {self.trusted_right}."
             )
+        return "\n".join(lines)
+
+    def describe(self) -> str:
+        """Return the figures and what follows from them, in a few lines."""
+        lines = [self.figures()]
         if self.min_pass_rate is not None:
             lines.append(f"A majority counts from a pass rate of {self.min_pass_rate:.2f} on.")
         if self.without_majority:
@@ -144,22 +151,27 @@ class Evidence:
 
     def refusal(self, max_pass_rate: float) -> str | None:
         """Return why training would not make the model better, and what to do; `None` if it may."""
+        weakness = self.weakness(max_pass_rate)
         advice = "Use a stronger model or easier seeds; method 'paper' trains all the same."
+        return weakness and f"{weakness} {advice}"
+
+    def weakness(self, max_pass_rate: float) -> str | None:
+        """Return why training would not make the model better, `None` if it may."""
         wrong = self.trusted - self.trusted_right
         if self.is_labelled and self.trusted and wilson_bound(wrong, self.trusted, CONFIDENCE) > 1 - ACCURACY:
             return (
                 f"Of {self.trusted} labelled seeds that would be trained on, the majority is right for "
-                f"{self.trusted_right} only. {advice}"
+                f"{self.trusted_right} only."
             )
         if self.min_pass_rate is None or self.min_pass_rate > max_pass_rate:
             return (
                 f"The majority is right for {self.right} of {self.labelled} labelled seeds, and in no part of the band for "
-                f"{100 * ACCURACY:.0f} %. {advice}"
+                f"{100 * ACCURACY:.0f} %."
             )
         if self.in_band >= FEWEST_IN_BAND and self.confirmed < READY * self.in_band:
             return (
                 f"More answers confirm the start's majority for {self.confirmed} of {self.in_band} seeds in the band "
-                f"only: it is too unsure to learn from itself. {advice}"
+                f"only: it is too unsure to learn from itself."
             )
         return None
 
@@ -171,16 +183,34 @@ def gather_evidence(loader: SelfPlayLoader, true_answers: Mapping[str, str | Non
         loader ([`SelfPlayLoader`]): Of a new run.
         true_answers (`Mapping[str, str]`): The seeds, with their true answers or `None`.
     """
-    settings = loader.settings
+    seeds = evidence_order(loader.settings, true_answers)[: loader.settings.evidence_seeds]
+    return weigh(answer_seeds(loader, seeds, true_answers), loader.settings, true_answers)
+
+
+def evidence_order(settings: SelfPlaySettings, true_answers: Mapping[str, str | None]) -> list[str]:
+    """Return the seeds in the order in which they are asked: drawn at random by `seed`, labelled ones first."""
     order = random.Random(f"{settings.seed}/evidence").sample(list(true_answers), len(true_answers))
-    order.sort(key=lambda seed: true_answers[seed] is None)
-    answers = answer_seeds(loader, order[: settings.evidence_seeds], true_answers)
+    return sorted(order, key=lambda seed: true_answers[seed] is None)
+
+
+def use_evidence(loader: SelfPlayLoader, evidence: Evidence) -> None:
+    """Let a loop take the floor of its band from evidence, and few-shot examples from seeds with a majority."""
+    loader.min_pass_rate = evidence.min_pass_rate
+    if isinstance(loader.source, SelfInstruction):
+        loader.source.leave_out(evidence.without_majority)
+    loader.ledger.metadata = asdict(evidence)
+
+
+def weigh(
+    answers: Sequence[SeedAnswers], settings: SelfPlaySettings, true_answers: Mapping[str, str | None]
+) -> Evidence:
+    """Return what the answers to at least one seed say."""
     labelled = [seed for seed in answers if seed.right is not None]
     counted = [seed for seed in labelled if seed.confirmed or seed.pass_rate > settings.max_pass_rate]
     trusted = [seed for seed in labelled if seed.confirmed]
     confirmed = [seed.pass_rate for seed in answers if seed.confirmed]
     floor = settings.min_pass_rate
-    if loader.confirmation is not None and len(confirmed) >= FEWEST_IN_BAND:
+    if settings.confirm_majority and len(confirmed) >= FEWEST_IN_BAND:
         floor = min(confirmed)  # a less clear majority is asked about in vain
     if len(labelled) >= FEWEST_LABELLED:
         rates, right = [seed.pass_rate for seed in counted], [seed.right for seed in counted]

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from fractions import Fraction
 
 from datasets import Dataset
 from torch.optim.lr_scheduler import LambdaLR, LRScheduler
@@ -9,9 +10,13 @@ from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 def placeholder_rows(args) -> Dataset:
     """Return rows for TRL's data loader, as many as the run takes: one epoch, whose length is `max_steps`."""
-    cycle = args.steps_per_generation * args.num_iterations  # batches from one generation to the next
-    generations = math.ceil(args.max_steps * args.gradient_accumulation_steps / cycle)
-    return Dataset.from_dict({"prompt": [[{"role": "user", "content": ""}]] * (generations * args.num_groups)})
+    rows = math.ceil(args.max_steps / steps_per_batch(args)) * args.num_groups
+    return Dataset.from_dict({"prompt": [[{"role": "user", "content": ""}]] * rows})
+
+
+def steps_per_batch(args) -> Fraction:
+    """Return the optimizer steps from one generation batch to the next; a step may take several."""
+    return Fraction(args.steps_per_generation * args.num_iterations, args.gradient_accumulation_steps)
 
 
 def is_over(args, counts: dict[str, int]) -> bool:

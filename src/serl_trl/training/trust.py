@@ -15,7 +15,7 @@ from ..engine.sampling_settings import attributes, own_generators
 from ..engine.slow_weights import SlowWeights
 from ..engine.vllm import engine_seed
 from ..evaluation.model_index import BACK_TO
-from ..self_play.seed_evidence import Evidence, agreement, gather_evidence
+from ..self_play.seed_evidence import Evidence, agreement, gather_evidence, use_evidence
 from .checkpoints import find_damage
 from .schedule import is_finished
 from .sentinel import go_back, good_checkpoint, paired_change, remove_good, save_good
@@ -70,9 +70,9 @@ class Trust(TrainerCallback):
         if args.confirm_majority and self.slow_weights is None:
             self._begin_slow_weights()
         if args.evidence_seeds and self.evidence is None:
-            with self._aside():
+            with self.aside():
                 self.evidence = gather_evidence(self.trainer.loader, self.trainer.seeds.true_answers)
-            self._use_evidence()
+            use_evidence(self.trainer.loader, self.evidence)
             self.trainer.accelerator.print(self.evidence.describe())
             if args.sentinel_checks and not self.evidence.watched:
                 logger.warning(
@@ -155,11 +155,11 @@ class Trust(TrainerCallback):
                 save_good(self.trainer)
 
     def _agreement(self, time: int = 0) -> list[float]:
-        with self._aside(time):
+        with self.aside(time):
             return agreement(self.trainer.loader, self.evidence.watched)
 
     @contextmanager
-    def _aside(self, time: int = 0) -> Iterator[None]:
+    def aside(self, time: int = 0) -> Iterator[None]:
         """Let the block ask the model without dropout, the start as later; training goes on as if nobody had asked."""
         trainer, model = self.trainer, self.trainer.model
         seed, was_training = (engine_seed(trainer) + 2 * trainer.state.global_step + time) % 2**32, model.training
@@ -214,13 +214,6 @@ class Trust(TrainerCallback):
     def _begin_slow_weights(self) -> None:
         self.slow_weights = SlowWeights(self.trainer.model_wrapped.parameters(), self.trainer.args.slow_decay)
 
-    def _use_evidence(self) -> None:
-        loader, evidence = self.trainer.loader, self.evidence
-        loader.min_pass_rate = evidence.min_pass_rate
-        if self.trainer.args.instruction_source == "self_instruction":
-            loader.source.leave_out(evidence.without_majority)
-        loader.ledger.metadata = asdict(evidence)
-
     def state_dict(self) -> dict:
         """Return what goes into a checkpoint beside the slow weights, as JSON takes it."""
         names = ("start", "good", "good_scores", "last_scores", "alarms", "checked", "drifted")
@@ -233,7 +226,7 @@ class Trust(TrainerCallback):
         vars(self).update(state)
         if evidence is not None:
             self.evidence = Evidence(**evidence)
-            self._use_evidence()
+            use_evidence(self.trainer.loader, self.evidence)
         if self.trainer.args.confirm_majority:
             self._begin_slow_weights()
             self.load_slow_weights(checkpoint)
