@@ -82,8 +82,7 @@ def test_a_start_is_ready_where_more_answers_confirm_its_majority(tmp_path, kind
     evidence = gather(tmp_path, *kinds)
     assert (evidence.in_band, evidence.confirmed) == (in_band, confirmed)
     assert (evidence.labelled, evidence.right, evidence.trusted, evidence.trusted_right) == (0, 0, 0, 0)
-    # From eight confirmed on the lowest of them is the floor; with fewer, the method's.
-    assert evidence.min_pass_rate == (0.75 if confirmed >= 8 else 0.2) and not evidence.is_labelled
+    assert evidence.min_pass_rate == 0.2 and not evidence.is_labelled  # the method's floor
     check_refusal(evidence, refusal)
 
 
@@ -125,12 +124,12 @@ def test_the_lowest_pass_rate_is_within_the_band_of_the_settings(tmp_path):
 @pytest.mark.parametrize(
     ("kinds", "labelled", "right", "floor"),
     [
-        ([("clear", 19, 15)], 19, 15, 0.75),  # the lowest that is confirmed, right or not
-        ([("clear", 19, 19), ("weak", 30)], 19, 19, 0.5),
+        ([("clear", 19, 15)], 19, 15, 0.2),  # as the method says: too few to set one by
+        ([("clear", 19, 19), ("weak", 30)], 19, 19, 0.2),
         ([("clear", 20, 20), ("weak", 30)], 20, 20, 0.75),  # the others count for the band and its confirmation alone
     ],
 )
-def test_few_labels_say_nothing_of_what_is_right(tmp_path, kinds, labelled, right, floor):
+def test_few_labels_set_no_pass_rate(tmp_path, kinds, labelled, right, floor):
     evidence = gather(tmp_path, *kinds)
     assert (evidence.labelled, evidence.right, evidence.min_pass_rate) == (labelled, right, floor)
     assert evidence.is_labelled == (labelled >= 20)

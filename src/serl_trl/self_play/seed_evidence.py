@@ -208,10 +208,7 @@ def weigh(
     labelled = [seed for seed in answers if seed.right is not None]
     counted = [seed for seed in labelled if seed.confirmed or seed.pass_rate > settings.max_pass_rate]
     trusted = [seed for seed in labelled if seed.confirmed]
-    confirmed = [seed.pass_rate for seed in answers if seed.confirmed]
     floor = settings.min_pass_rate
-    if settings.confirm_majority and len(confirmed) >= FEWEST_IN_BAND:
-        floor = min(confirmed)  # a less clear majority is asked about in vain
     if len(labelled) >= FEWEST_LABELLED:
         rates, right = [seed.pass_rate for seed in counted], [seed.right for seed in counted]
         calibrated = calibrated_pass_rate(rates, right, ACCURACY, CONFIDENCE) if counted else None
@@ -225,7 +222,7 @@ def weigh(
         seeds=len(answers),
         pass_rate=sum(seed.pass_rate for seed in answers) / len(answers),
         in_band=sum(seed.confirmed is not None for seed in answers),
-        confirmed=len(confirmed),
+        confirmed=sum(bool(seed.confirmed) for seed in answers),
         labelled=len(labelled),
         right=sum(seed.right for seed in labelled),
         trusted=len(trusted),
