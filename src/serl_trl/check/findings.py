@@ -15,9 +15,8 @@ from ..training.trust import DRIFT
 
 
 BUCKETS = 10  # of pass rates
-MANY = (
-    0.2  # share of cut-off completions, or of candidates that one filter takes, from which on another setting is named
-)
+# Share of cut-off completions, or of candidates that one filter takes, from which on another setting is named.
+MANY = 0.2
 FEWEST = 4  # instructions that are worth a round
 
 

@@ -5,7 +5,6 @@ import time
 from transformers import TrainerCallback
 
 from ..hub.run_record import make_record
-from ..report.page import write_or_warn
 
 
 SHARE = 20  # times as long as a report took, training goes on before the next one
@@ -34,6 +33,8 @@ class ReportWriter(TrainerCallback):
             self._write()
 
     def _write(self) -> None:
+        from ..report.page import write_or_warn  # it loads matplotlib
+
         begin = time.monotonic()
         write_or_warn(self.trainer.args.output_dir, lambda: make_record(self.trainer, None, {}))
         end = time.monotonic()
