@@ -93,4 +93,4 @@ def test_a_signal_ends_both_processes_at_the_same_step(tmp_path):
     stdout, stderr = process.communicate(timeout=60)
     (checkpoint,) = tmp_path.glob("checkpoint-*")
     assert f"Ended by SIGTERM. The run is at step {checkpoint.name.split('-')[1]}," in stdout, stderr[-2000:]
-    assert len(list(checkpoint.glob("serl_rollouts_*.safetensors"))) == 2
+    assert len(list(checkpoint.glob("serl_rollouts_*.tensors"))) == 2

@@ -55,7 +55,7 @@ def test_resumed_runs_end_with_the_same_bits_and_the_same_ledger(whole_run, tmp_
 
 def test_checkpoints_hold_no_pickle_of_ours(whole_run):
     names = {path.name for path in (whole_run[0] / "checkpoint-6").iterdir() if "serl" in path.name}
-    assert names == {"serl_state.json", "serl_run.json", "serl_manifest.json", "serl_rollouts_0.safetensors"}
+    assert names == {"serl_state.json", "serl_run.json", "serl_manifest.json", "serl_rollouts_0.tensors"}
     assert json.loads((whole_run[0] / "checkpoint-6" / "serl_state.json").read_text())["batch_index"] == 2
 
 

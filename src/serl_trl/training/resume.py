@@ -92,4 +92,4 @@ def load_rollouts(
 
 
 def _rollouts_path(checkpoint: str | os.PathLike, rank: int) -> Path:
-    return Path(checkpoint) / f"serl_rollouts_{rank}.safetensors"
+    return Path(checkpoint) / f"serl_rollouts_{rank}.tensors"  # vLLM takes each *.safetensors for weights

@@ -242,4 +242,4 @@ class Trust(TrainerCallback):
 
     def _path(self, checkpoint: str | os.PathLike) -> Path:
         rank = self.trainer.args.process_index if is_sharded(self.trainer.args) else 0
-        return Path(checkpoint) / f"serl_slow_weights_{rank}.safetensors"
+        return Path(checkpoint) / f"serl_slow_weights_{rank}.tensors"  # not .safetensors, as the rollouts
