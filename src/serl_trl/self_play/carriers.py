@@ -107,6 +107,18 @@ class Group:
     vote: Vote
     surplus: bool = False
 
+    def columns(self, index: int) -> dict:
+        """Return what reward functions are told of a completion, by its place in the group: the vote, and all answers."""
+        vote = self.vote
+        return {
+            "prompt": self.prompt,
+            "vote_reward": vote.rewards[index],
+            "instruction": self.instruction,
+            "pseudo_label": vote.pseudo_label,
+            "pass_rate": vote.pass_rate,
+            "votes": list(vote.answers),
+        }
+
     @classmethod
     def from_dict(cls, values: dict) -> "Group":
         """Return the group that `asdict` and JSON turned into `values`."""
