@@ -8,7 +8,7 @@ from ..answers.voting import Vote
 from .carriers import Candidate, Completion
 from .evidence import calibrated_pass_rate, wilson_bound
 from .funnel import Funnel
-from .labels import TrueAnswerLabels, label_group
+from .labels import MajorityLabels, TrueAnswerLabels, label_group
 from .loop import SelfPlayLoader
 from .sampler import judge_once
 
@@ -55,7 +55,9 @@ def answer_seeds(
     funnel = Funnel()
     candidates = [Candidate(number, 0, 0, seed, []) for number, seed in enumerate(seeds)]
     answered = loader.answer(candidates, funnel)
-    votes = loader.label(candidates, answered, funnel)
+    settings = loader.settings  # the majority is what evidence is about, also where true answers are the labels
+    majority = MajorityLabels(settings.answer_format, settings.max_vote_seconds)
+    votes = loader.label(candidates, answered, funnel, majority)
     groups = loader.keep_in_band(candidates, answered, votes, funnel)
     verdicts = [True] * len(groups)
     if loader.confirmation is not None:

@@ -43,8 +43,25 @@ def fit_gate(seeds: Sequence[str], level: float) -> NearnessGate | None:
     return None
 
 
+def draw_seeds(source: "SelfInstruction | SeedPasses", wanted: int, funnel: Funnel) -> list[Candidate]:
+    """Return the next `wanted` seeds as admitted candidates, in passes over all, each in another order; count them."""
+    drawn: list[Candidate] = []
+    for _ in range(wanted):
+        epoch, place = divmod(source.seeds_drawn, len(source.seeds))
+        if not drawn or place == 0:
+            order = random.Random(f"{source.settings.seed}/1/{epoch}").sample(source.seeds, len(source.seeds))
+        drawn.append(Candidate(source.next_id, source.sampler.step, funnel.rounds, order[place], [], fate="admitted"))
+        source.next_id += 1
+        source.seeds_drawn += 1
+    for stage in ("candidates", "judged", "admitted", "seeds"):
+        funnel.counts[stage] += wanted
+    return drawn
+
+
 class SelfInstruction:
     """The model lists new instructions after few-shot examples; unsound, far and similar ones are rejected (SeRL).
+
+    A share `seed_share` of the groups is of seeds: these are taken as they are, by `draw_seeds`.
 
     Args:
         settings ([`SelfPlaySettings`]): The run's settings.
@@ -67,13 +84,14 @@ class SelfInstruction:
     ):
         check_enough_seeds(seeds, settings)
         self.settings, self.sampler, self.max_tokens = settings, sampler, max_tokens
+        self.seeds, self.seed_share = list(seeds), settings.seed_share
         self.control_tokens = control_tokens
         self.template = load_template(settings.prompt_template)
         self.pool = InstructionPool([squeeze(seed) for seed in seeds], settings.max_kept_instructions)
         self.gate = fit_gate(self.pool.seeds, settings.nearness_level)
         self.filter = DiversityFilter(self.pool.seeds, settings.diversity_threshold)
         self.max_kept_examples = settings.max_kept_examples  # none, once the model's own instructions drift
-        self.next_id = 0
+        self.next_id = self.seeds_drawn = 0
         self.keep([])
         self.begin_batch(0)
 
@@ -192,6 +210,7 @@ class SelfInstruction:
         self.pool.keep(instructions)
         admitted = len(self.filter.texts) - len(self.pool.seeds)
         self.state = {"next_id": self.next_id, "admitted": admitted, "kept": list(self.pool.kept)}
+        self.state["seeds_drawn"] = self.seeds_drawn
 
     def metrics(self) -> dict[str, float]:
         return self.pool.metrics()
@@ -203,7 +222,7 @@ class SelfInstruction:
                 f"The ledger holds {len(admitted)} admitted instructions where the checkpoint was saved, and that "
                 f"counted {state['admitted']}: it is another run's. Bring back its own, or begin a new run in a new output_dir."
             )
-        self.next_id = state["next_id"]
+        self.next_id, self.seeds_drawn = state["next_id"], state["seeds_drawn"]
         self.pool.kept.clear()
         self.filter = DiversityFilter([*self.pool.seeds, *admitted], self.settings.diversity_threshold)
         self.keep(state["kept"])
@@ -218,25 +237,15 @@ class SeedPasses:
         sampler ([`Sampler`]): Where they are answered.
     """
 
+    seed_share = 1.0
+
     def __init__(self, settings: SelfPlaySettings, seeds: Sequence[str], sampler: Sampler):
-        self.seed, self.seeds, self.sampler = settings.seed, list(seeds), sampler
-        self.next_id = 0
+        self.settings, self.seeds, self.sampler = settings, list(seeds), sampler
+        self.next_id = self.seeds_drawn = 0
         self.keep([])
 
     def begin_batch(self, batch_index: int) -> None:
-        self.next_id = self.state["next_id"]  # the batch before may have been interrupted
-
-    def draw(self, wanted: int, funnel: Funnel) -> tuple[list[Candidate], list[Candidate]]:
-        drawn = []
-        for _ in range(wanted):
-            epoch, place = divmod(self.next_id, len(self.seeds))
-            if not drawn or place == 0:
-                order = random.Random(f"{self.seed}/1/{epoch}").sample(self.seeds, len(self.seeds))
-            drawn.append(Candidate(self.next_id, self.sampler.step, funnel.rounds, order[place], [], fate="admitted"))
-            self.next_id += 1
-        for stage in ("candidates", "judged", "admitted"):
-            funnel.counts[stage] += wanted
-        return drawn, drawn
+        self.load_state_dict(self.state, [])  # the batch before may have been interrupted
 
     def keep(self, instructions: Sequence[str]) -> None:
         self.state = {"next_id": self.next_id}
@@ -245,5 +254,5 @@ class SeedPasses:
         return {"pool/seeds": float(len(self.seeds))}
 
     def load_state_dict(self, state: dict, admitted: Sequence[str]) -> None:
-        self.next_id = state["next_id"]
+        self.next_id = self.seeds_drawn = state["next_id"]
         self.keep([])

@@ -101,7 +101,7 @@ def usable_seeds(seeds: Seeds, tokenizer: PreTrainedTokenizerBase, max_tokens: i
     Raises:
         ValueError:
             If there are too few, if the longest leave too little room in a context of `max_tokens`, if the labels are
-            true answers and a seed has none that can be read, or if the tokenizer can't format a conversation.
+            true answers and a seed, or where votes are labels too every seed, has none that can be read, or if the tokenizer can't format a conversation.
     """
     check_chat_template(tokenizer, tokenizer.name_or_path)
     given, tokens = seeds.true_answers, control_tokens(tokenizer)
@@ -112,8 +112,13 @@ def usable_seeds(seeds: Seeds, tokenizer: PreTrainedTokenizerBase, max_tokens: i
         raise ValueError("All seeds hold a control token of the model. Remove these tokens from them.")
     if args.label_source == "true_answer":
         _check_true_answers(clean, args.answer_format)
-    elif args.evidence_seeds:
+    elif args.evidence_seeds or args.label_source == "true_answer_or_vote":
         clean = _readable(clean, args.answer_format)
+    if args.label_source == "true_answer_or_vote" and not any(clean.values()):
+        raise ValueError(
+            "label_source is 'true_answer_or_vote', and no seed has a true answer that can be read. Give some one, in a "
+            "column `answer`, or set label_source to 'majority_vote'."
+        )
     _check_room(list(clean), tokenizer, max_tokens, args)
     return Seeds(clean, seeds.name)
 

@@ -2,7 +2,15 @@
 
 from ..engine.models import context_length, control_tokens
 from ..engine.sampler import TrainerSampler
-from ..self_play import Ledger, MajorityLabels, SeedPasses, SelfInstruction, SelfPlayLoader, TrueAnswerLabels
+from ..self_play import (
+    Ledger,
+    MajorityLabels,
+    SeedPasses,
+    SelfInstruction,
+    SelfPlayLoader,
+    TrueAnswerLabels,
+    TrueAnswerOrMajorityLabels,
+)
 
 
 def make_loader(trainer) -> SelfPlayLoader:
@@ -16,6 +24,8 @@ def make_loader(trainer) -> SelfPlayLoader:
         source = SelfInstruction(args, seeds.instructions, sampler, max_tokens, forbidden)
     if args.label_source == "true_answer":
         labels = TrueAnswerLabels(seeds.true_answers, args.answer_format, args.max_vote_seconds)
+    elif args.label_source == "true_answer_or_vote":
+        labels = TrueAnswerOrMajorityLabels(seeds.true_answers, args.answer_format, args.max_vote_seconds)
     else:
         labels = MajorityLabels(args.answer_format, args.max_vote_seconds)
     ledger = Ledger(args.output_dir, is_writer=trainer.accelerator.is_main_process)
