@@ -14,11 +14,26 @@ def test_instructions_are_answered_with_a_request_for_a_box():
     assert message["content"].startswith("What is 2 + 3?\n") and "\\boxed{}" in message["content"]
 
 
+def test_answers_have_a_system_prompt_where_the_template_has_one(tmp_path):
+    path = tmp_path / "template.yaml"
+    path.write_text("system: x\nuser: y\nanswer_request: z\nanswer_system: Think first.\nthinking_end: </think>")
+    template = load_template(str(path))
+    assert answer_prompt("What is 2 + 3?", template) == [
+        {"role": "system", "content": "Think first."},
+        {"role": "user", "content": "What is 2 + 3?\nz"},
+    ]
+    assert template.thinking_end == "</think>" and load_template("math").thinking_end == ""
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
         (None, "neither a template"),  # no such file
         ("system: x\nuser: y", "has other keys than"),
+        (
+            "system: x\nuser: y\nanswer_request: z\nthinking: w",
+            "has other keys than .* of answer_system, thinking_end what",
+        ),
         ("- a list", "has other keys than"),
         ("system: x\nuser: y\n3: z", "has other keys than"),
         (

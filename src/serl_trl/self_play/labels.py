@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 from ..answers.judging import MAX_VOTE_SECONDS
+from ..answers.reading import after_thinking
 from ..answers.voting import Vote, majority_vote, true_answer_rewards
 from .carriers import Completion
 
@@ -70,7 +71,7 @@ class TrueAnswerOrMajorityLabels:
 Labels = MajorityLabels | TrueAnswerLabels | TrueAnswerOrMajorityLabels
 
 
-def label_group(labels: Labels, instruction: str, completions: Sequence[Completion]) -> Vote:
-    """Return what `labels` says of the completions of an instruction."""
+def label_group(labels: Labels, instruction: str, completions: Sequence[Completion], thinking_end: str) -> Vote:
+    """Return what `labels` says of the completions of an instruction, read as in [`after_thinking`]."""
     texts, truncated = [completion.text for completion in completions], [c.truncated for c in completions]
-    return labels.label(instruction, texts, truncated)
+    return labels.label(instruction, *after_thinking(texts, truncated, thinking_end))

@@ -149,7 +149,8 @@ class SelfPlayLoader:
         """Label each group, in one process only; by the run's labels, or by others."""
 
         def label(candidate: Candidate, answered: Answered) -> Vote:
-            return label_group(labels or self.labels, candidate.instruction, answered[1])
+            thinking_end = self.template.thinking_end
+            return label_group(labels or self.labels, candidate.instruction, answered[1], thinking_end)
 
         with funnel.timed("vote"):
             return judge_once(self.sampler, zip(admitted, answered, strict=True), label)

@@ -1,7 +1,7 @@
 """Prompts: the few-shot request for new instructions, and an instruction to be answered."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from importlib.resources import files
 from pathlib import Path
 
@@ -12,11 +12,13 @@ from .carriers import Message
 
 @dataclass(frozen=True)
 class PromptTemplate:
-    """The prompts of one domain; the file `templates/math.yaml` explains each field."""
+    """The prompts of one domain; the file `templates/math.yaml` explains each field. Those with a default may be left out."""
 
     system: str
     user: str
     answer_request: str
+    answer_system: str = ""
+    thinking_end: str = ""
 
 
 def load_template(name_or_path: str) -> PromptTemplate:
@@ -36,15 +38,17 @@ def load_template(name_or_path: str) -> PromptTemplate:
         content = yaml.safe_load(source.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise ValueError(f"prompt_template {name_or_path!r} is no YAML: {error}. Correct it.") from error
-    names = [field.name for field in fields(PromptTemplate)]
-    if not isinstance(content, dict) or set(content) != set(names):
+    needed = [field.name for field in fields(PromptTemplate) if field.default is MISSING]
+    optional = [field.name for field in fields(PromptTemplate) if field.default is not MISSING]
+    if not isinstance(content, dict) or not {*needed} <= {*content} <= {*needed, *optional}:
         raise ValueError(
-            f"prompt_template {name_or_path!r} has other keys than {', '.join(names)}. Give it exactly these."
+            f"prompt_template {name_or_path!r} has other keys than {', '.join(needed)}. Give it these, and of "
+            f"{', '.join(optional)} what it needs."
         )
     for name, text in content.items():
         if not isinstance(text, str | None):
             raise ValueError(f"{name} of prompt_template {name_or_path!r} is {text!r}. Make it a text.")
-    return PromptTemplate(**{name: content[name] or "" for name in names})
+    return PromptTemplate(**{name: text or "" for name, text in content.items()})
 
 
 def few_shot_prompt(examples: Sequence[str], template: PromptTemplate) -> list[Message]:
@@ -64,4 +68,5 @@ def few_shot_prompt(examples: Sequence[str], template: PromptTemplate) -> list[M
 def answer_prompt(instruction: str, template: PromptTemplate) -> list[Message]:
     """Return the conversation that asks to answer `instruction`, in training and evaluation alike."""
     content = f"{instruction}\n{template.answer_request}" if template.answer_request else instruction
-    return [{"role": "user", "content": content}]
+    messages = [{"role": "user", "content": content}]
+    return [{"role": "system", "content": template.answer_system}, *messages] if template.answer_system else messages

@@ -214,4 +214,5 @@ def _judge(
     """Return the rewards of each instruction's completions by its label, in the order of `groups`."""
     settings = loader.settings
     by_label = TrueAnswerLabels(labels, settings.answer_format, settings.max_vote_seconds)
-    return judge_once(loader.sampler, groups.items(), lambda *group: label_group(by_label, *group))
+    thinking_end = loader.template.thinking_end
+    return judge_once(loader.sampler, groups.items(), lambda *group: label_group(by_label, *group, thinking_end))

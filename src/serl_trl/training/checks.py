@@ -158,6 +158,11 @@ def _check_room(seeds: list[str], tokenizer: PreTrainedTokenizerBase, max_tokens
     if args.instruction_source == "self_instruction":
         check_enough_seeds(seeds, args)
     template = load_template(args.prompt_template)
+    if template.thinking_end in tokenizer.all_special_tokens:
+        raise ValueError(
+            f"thinking_end of the prompt_template is {template.thinking_end!r}, a special token, which no completion's text "
+            "shows. Set it to a text that the model writes, or leave it out."
+        )
     tokens = dict(zip(seeds, tokenizer(seeds)["input_ids"], strict=True))
     longest = sorted(seeds, key=lambda seed: len(tokens[seed]), reverse=True)[: args.num_few_shot_examples]
     needs = {"max_completion_length": (answer_prompt(longest[0], template), args.max_completion_length)}
@@ -169,7 +174,7 @@ def _check_room(seeds: list[str], tokenizer: PreTrainedTokenizerBase, max_tokens
         except TemplateError as error:
             raise ValueError(
                 f"The model's chat template refuses the prompt ({error}). For a model without a system role, set "
-                "prompt_template to a file whose `system` is empty."
+                "prompt_template to a file whose `system` is empty and that has no `answer_system`."
             ) from error
         room = max_tokens - prompt_tokens
         if new_tokens > room:
