@@ -421,8 +421,9 @@ def test_a_completion_votes_by_what_follows_its_thinking(tmp_path):
     class Thinking(Script):
         def __call__(self, prompt, index):
             reply = super().__call__(prompt, index)
-            endings = ["\\boxed{1}</think>" + reply] * 3 + [reply]  # the last one never stops thinking
-            return endings[index] if "boxed" in reply else reply
+            if "boxed" not in reply or index % 4 == 3:  # the last of four never stops thinking
+                return reply
+            return "\\boxed{1}</think>" + reply
 
     template = tmp_path / "template.yaml"
     template.write_text(

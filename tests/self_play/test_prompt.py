@@ -9,6 +9,16 @@ def test_the_models_turn_begins_with_a_list_that_ends_in_the_next_number():
     assert assistant["content"] == "1. What is $\\{1\\}$?\n2. Name two.\n3."
 
 
+def test_a_request_needs_neither_a_system_role_nor_a_turn_of_the_models():
+    template = load_template("math")
+    user, assistant = few_shot_prompt(["Name two."], template, turns=2)
+    assert user == {"role": "user", "content": f"{template.system}\n\n{template.user}"}
+    assert assistant == {"role": "assistant", "content": "1. Name two.\n2."}
+    assert few_shot_prompt(["Name two."], template, turns=1) == [
+        {"role": "user", "content": f"{template.system}\n\n{template.user}\n\n1. Name two.\n2."}
+    ]
+
+
 def test_instructions_are_answered_with_a_request_for_a_box():
     (message,) = answer_prompt("What is 2 + 3?", load_template("math"))
     assert message["content"].startswith("What is 2 + 3?\n") and "\\boxed{}" in message["content"]

@@ -19,6 +19,7 @@ from transformers.models.auto.modeling_auto import (
 )
 
 from ..self_play.carriers import Message
+from ..self_play.prompt import PromptTemplate, few_shot_prompt
 
 
 _MARKER = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
@@ -162,6 +163,22 @@ def _template_text(tokenizer: PreTrainedTokenizerBase) -> str:
         return tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
     except TemplateError:
         return tokenizer.apply_chat_template(conversation[1:], tokenize=False, add_generation_prompt=True)
+
+
+def request_turns(tokenizer: PreTrainedTokenizerBase, template: PromptTemplate, **template_kwargs) -> int:
+    """Return with how many turns the chat template takes a request for instructions, the most there are.
+
+    Raises:
+        ValueError: if it takes none, not even the user's alone.
+    """
+    for turns in (3, 2, 1):
+        try:
+            tokenize_prompts(tokenizer, [few_shot_prompt(["How much is 2 + 3?"], template, turns)], **template_kwargs)
+        except (TemplateError, ValueError) as error:
+            refused = error  # of a role, or of going on with the model's turn
+        else:
+            return turns
+    raise ValueError(f"The chat template refuses a request for instructions ({refused}). Set tokenizer.chat_template.")
 
 
 def is_fsdp(args) -> bool:

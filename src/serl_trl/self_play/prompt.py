@@ -51,18 +51,27 @@ def load_template(name_or_path: str) -> PromptTemplate:
     return PromptTemplate(**{name: text or "" for name, text in content.items()})
 
 
-def few_shot_prompt(examples: Sequence[str], template: PromptTemplate) -> list[Message]:
+def few_shot_prompt(examples: Sequence[str], template: PromptTemplate, turns: int = 3) -> list[Message]:
     """Return a conversation whose last turn, the model's own, is a list of `examples` that ends in the next number.
 
     A model that finds itself in the middle of a list goes on with it; asked to continue the user's list, a small one
     answers its questions instead (docs/runs.md).
+
+    Args:
+        examples (`Sequence[str]`): The few-shot examples.
+        template ([`PromptTemplate`]): The prompts.
+        turns (`int`, *optional*, defaults to 3):
+            3 for system, user and model; 2 where there is no system role, and its prompt begins the user's turn; 1 where
+            the model's turn can't be continued, and the list ends the user's turn.
     """
     lines = [f"{number}. {example}" for number, example in enumerate(examples, start=1)]
-    messages = [
-        {"role": "user", "content": template.user},
-        {"role": "assistant", "content": "\n".join([*lines, f"{len(examples) + 1}."])},
-    ]
-    return [{"role": "system", "content": template.system}, *messages] if template.system else messages
+    system, user, listed = template.system, template.user, "\n".join([*lines, f"{len(examples) + 1}."])
+    if turns < 3:
+        system, user = "", "\n\n".join(filter(None, [system, user]))
+    if turns < 2:
+        listed, user = "", "\n\n".join(filter(None, [user, listed]))
+    texts = {"system": system, "user": user, "assistant": listed}
+    return [{"role": role, "content": text} for role, text in texts.items() if text or role == "user"]
 
 
 def answer_prompt(instruction: str, template: PromptTemplate) -> list[Message]:

@@ -5,7 +5,7 @@ import random
 from collections import deque
 from collections.abc import Sequence
 
-from .carriers import Candidate, SamplingSettings
+from .carriers import Candidate, Message, SamplingSettings
 from .diversity import DiversityFilter
 from .funnel import Funnel
 from .nearness import NearnessGate
@@ -69,6 +69,7 @@ class SelfInstruction:
         sampler ([`Sampler`]): Where replies come from.
         max_tokens (`int`): Context length of the model, in tokens; an instruction that doesn't fit is rejected.
         control_tokens (`Sequence[str]`, *optional*): An instruction with one of them would break the chat template.
+        request_turns (`int`, *optional*, defaults to 3): The turns of a request, as in [`few_shot_prompt`].
 
     Raises:
         ValueError: if there are too few seeds; by `draw`, if not one example fits `max_tokens`.
@@ -81,11 +82,12 @@ class SelfInstruction:
         sampler: Sampler,
         max_tokens: int,
         control_tokens: Sequence[str] = (),
+        request_turns: int = 3,
     ):
         check_enough_seeds(seeds, settings)
         self.settings, self.sampler, self.max_tokens = settings, sampler, max_tokens
         self.seeds, self.seed_share = list(seeds), settings.seed_share
-        self.control_tokens = control_tokens
+        self.control_tokens, self.request_turns = control_tokens, request_turns
         self.template = load_template(settings.prompt_template)
         self.pool = InstructionPool([squeeze(seed) for seed in seeds], settings.max_kept_instructions)
         self.gate = fit_gate(self.pool.seeds, settings.nearness_level)
@@ -116,7 +118,7 @@ class SelfInstruction:
         settings, candidates = self.settings, []
         requests = funnel.requests(wanted, settings.instruction_requests)
         draws = [self.draw_examples() for _ in range(requests)]
-        prompt_ids = self.sampler.tokenize([few_shot_prompt(examples, self.template) for examples in draws])
+        prompt_ids = self.sampler.tokenize([self.request(examples) for examples in draws])
         sampling = SamplingSettings(
             settings.instruction_temperature,
             settings.instruction_top_p,
@@ -138,7 +140,7 @@ class SelfInstruction:
         """Draw few-shot examples, without the longest ones if the prompt would not fit."""
         settings = self.settings
         examples = self.pool.few_shot_examples(self.rng, settings.num_few_shot_examples, self.max_kept_examples)
-        while not self.fits(few_shot_prompt(examples, self.template), settings.max_instruction_length):
+        while not self.fits(self.request(examples), settings.max_instruction_length):
             if len(examples) == 1:
                 raise ValueError(
                     f"max_instruction_length is {settings.max_instruction_length}, and not even a prompt of one example "
@@ -146,6 +148,10 @@ class SelfInstruction:
                 )
             examples.remove(max(examples, key=len))
         return examples
+
+    def request(self, examples: Sequence[str]) -> list[Message]:
+        """Return the request for new instructions after these examples."""
+        return few_shot_prompt(examples, self.template, self.request_turns)
 
     def fits(self, prompt: list, max_new_tokens: int) -> bool:
         """Return whether the model's context holds the prompt and that many tokens after it."""

@@ -9,7 +9,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from ..answers.judging import read_true_answer
 from ..engine.adapters import add_empty_adapter, check_adapter, empty_model
-from ..engine.models import control_tokens, is_fsdp, is_sharded, tokenize_prompts
+from ..engine.models import control_tokens, is_fsdp, is_sharded, request_turns, tokenize_prompts
 from ..output_dir import check_output_dir
 from ..seeds import Seeds
 from ..self_play.prompt import answer_prompt, few_shot_prompt, load_template
@@ -157,7 +157,7 @@ def _readable(true_answers: dict[str, str | None], answer_format: str) -> dict[s
 def _check_room(seeds: list[str], tokenizer: PreTrainedTokenizerBase, max_tokens: int, args) -> None:
     if args.instruction_source == "self_instruction":
         check_enough_seeds(seeds, args)
-    template = load_template(args.prompt_template)
+    template, kwargs = load_template(args.prompt_template), args.chat_template_kwargs or {}
     if template.thinking_end in tokenizer.all_special_tokens:
         raise ValueError(
             f"thinking_end of the prompt_template is {template.thinking_end!r}, a special token, which no completion's text "
@@ -167,14 +167,18 @@ def _check_room(seeds: list[str], tokenizer: PreTrainedTokenizerBase, max_tokens
     longest = sorted(seeds, key=lambda seed: len(tokens[seed]), reverse=True)[: args.num_few_shot_examples]
     needs = {"max_completion_length": (answer_prompt(longest[0], template), args.max_completion_length)}
     if args.instruction_source == "self_instruction":
-        needs["max_instruction_length"] = (few_shot_prompt(longest, template), args.max_instruction_length)
+        turns = request_turns(tokenizer, template, **kwargs)
+        if turns < 3:
+            what = "has no system role" if turns == 2 else "does not let the model go on with its turn"
+            logger.warning(f"The chat template {what}: requests for instructions hold that part in the user's turn.")
+        needs["max_instruction_length"] = (few_shot_prompt(longest, template, turns), args.max_instruction_length)
     for name, (prompt, new_tokens) in needs.items():
         try:
-            prompt_tokens = len(tokenize_prompts(tokenizer, [prompt], **(args.chat_template_kwargs or {}))[0])
+            prompt_tokens = len(tokenize_prompts(tokenizer, [prompt], **kwargs)[0])
         except TemplateError as error:
             raise ValueError(
                 f"The model's chat template refuses the prompt ({error}). For a model without a system role, set "
-                "prompt_template to a file whose `system` is empty and that has no `answer_system`."
+                "prompt_template to a file without `answer_system`."
             ) from error
         room = max_tokens - prompt_tokens
         if new_tokens > room:
