@@ -35,6 +35,14 @@ def test_answers_have_a_system_prompt_where_the_template_has_one(tmp_path):
     assert template.thinking_end == "</think>" and load_template("math").thinking_end == ""
 
 
+def test_prompts_are_plain_text_for_a_base_model(tmp_path):
+    path = tmp_path / "template.yaml"
+    path.write_text('system: ""\nuser: Questions.\nanswer_request: In a box.\nplain_answer: "Q: {instruction}\\nA:"')
+    template = load_template(str(path))
+    assert few_shot_prompt(["Name two."], template) == "Questions.\n\n1. Name two.\n2."
+    assert answer_prompt("What is {1}?", template) == "Q: What is {1}?\nIn a box.\nA:"
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -42,7 +50,11 @@ def test_answers_have_a_system_prompt_where_the_template_has_one(tmp_path):
         ("system: x\nuser: y", "has other keys than"),
         (
             "system: x\nuser: y\nanswer_request: z\nthinking: w",
-            "has other keys than .* of answer_system, thinking_end what",
+            "has other keys than .* of answer_system, thinking_end, plain_answer what",
+        ),
+        (
+            "system: x\nuser: y\nanswer_request: z\nplain_answer: Q",
+            "plain_answer .* is 'Q'. Write {instruction} where",
         ),
         ("- a list", "has other keys than"),
         ("system: x\nuser: y\n3: z", "has other keys than"),

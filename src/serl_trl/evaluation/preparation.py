@@ -61,7 +61,7 @@ def prepare(args: EvaluationArguments) -> tuple[StandaloneSampler, dict, dict[st
     config = read_config(weights, trust_remote_code=args.trust_remote_code)
     check_model(weights, config)
     sampler = StandaloneSampler(args)
-    check_chat_template(sampler.tokenizer, args.model)
+    check_chat_template(sampler.tokenizer, args.model, template)
     settings = _settings(args, config, template)
     datasets = {}
     for name, rows in labelled.items():
@@ -95,6 +95,7 @@ def _settings(args: EvaluationArguments, config: PretrainedConfig, template: Pro
         "batch_size": None if args.use_vllm else args.batch_size,
         "answer_request": template.answer_request,
         "answer_system": template.answer_system,
+        "plain_answer": template.plain_answer,
         "weights_of": weights_version(args.model, config),
     }
 

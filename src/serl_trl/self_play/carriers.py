@@ -6,6 +6,7 @@ from ..answers.voting import Vote
 
 
 Message = dict[str, str]  # {"role": "user", "content": "What is 2 + 3?"}
+Prompt = list[Message] | str  # a conversation; for a model without a chat template a text
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class Group:
     Attributes:
         candidate_id (`int`): The candidate that it grew from.
         instruction (`str`): The instruction's text.
-        prompt (`list[Message]`): The conversation that the completions continue.
+        prompt (`list[Message]` or `str`): The conversation, or the text, that the completions continue.
         prompt_ids (`tuple[int, ...]`): Shape (prompt_length,), the prompt's tokens as they were sampled from.
         completions (`tuple[Completion, ...]`): Shape (num_generations,).
         vote (`Vote`): What the completions answer, and their rewards.
@@ -107,7 +108,7 @@ class Group:
 
     candidate_id: int
     instruction: str
-    prompt: list[Message]
+    prompt: Prompt
     prompt_ids: tuple[int, ...]
     completions: tuple[Completion, ...]
     vote: Vote

@@ -1,4 +1,4 @@
-"""Who labels a group of completions: the majority of its answers, the true answer of its instruction, or whichever there is."""
+"""Who labels a group of completions: the majority of its answers, its instruction's true answer, or either."""
 
 from collections.abc import Mapping, Sequence
 

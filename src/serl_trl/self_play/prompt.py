@@ -7,7 +7,10 @@ from pathlib import Path
 
 import yaml
 
-from .carriers import Message
+from .carriers import Prompt
+
+
+PLACE = "{instruction}"  # in `plain_answer`
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,7 @@ class PromptTemplate:
     answer_request: str
     answer_system: str = ""
     thinking_end: str = ""
+    plain_answer: str = ""
 
 
 def load_template(name_or_path: str) -> PromptTemplate:
@@ -48,14 +52,19 @@ def load_template(name_or_path: str) -> PromptTemplate:
     for name, text in content.items():
         if not isinstance(text, str | None):
             raise ValueError(f"{name} of prompt_template {name_or_path!r} is {text!r}. Make it a text.")
+    if content.get("plain_answer") and PLACE not in content["plain_answer"]:
+        raise ValueError(
+            f"plain_answer of prompt_template {name_or_path!r} is {content['plain_answer']!r}. Write {PLACE} where the "
+            "instruction stands."
+        )
     return PromptTemplate(**{name: text or "" for name, text in content.items()})
 
 
-def few_shot_prompt(examples: Sequence[str], template: PromptTemplate, turns: int = 3) -> list[Message]:
+def few_shot_prompt(examples: Sequence[str], template: PromptTemplate, turns: int = 3) -> Prompt:
     """Return a conversation whose last turn, the model's own, is a list of `examples` that ends in the next number.
 
     A model that finds itself in the middle of a list goes on with it; asked to continue the user's list, a small one
-    answers its questions instead (docs/runs.md).
+    answers its questions instead (docs/runs.md). With `plain_answer` it is one text, which ends in the list.
 
     Args:
         examples (`Sequence[str]`): The few-shot examples.
@@ -66,16 +75,24 @@ def few_shot_prompt(examples: Sequence[str], template: PromptTemplate, turns: in
     """
     lines = [f"{number}. {example}" for number, example in enumerate(examples, start=1)]
     system, user, listed = template.system, template.user, "\n".join([*lines, f"{len(examples) + 1}."])
+    if template.plain_answer:
+        return _paragraphs(system, user, listed)
     if turns < 3:
-        system, user = "", "\n\n".join(filter(None, [system, user]))
+        system, user = "", _paragraphs(system, user)
     if turns < 2:
-        listed, user = "", "\n\n".join(filter(None, [user, listed]))
+        listed, user = "", _paragraphs(user, listed)
     texts = {"system": system, "user": user, "assistant": listed}
     return [{"role": role, "content": text} for role, text in texts.items() if text or role == "user"]
 
 
-def answer_prompt(instruction: str, template: PromptTemplate) -> list[Message]:
-    """Return the conversation that asks to answer `instruction`, in training and evaluation alike."""
+def answer_prompt(instruction: str, template: PromptTemplate) -> Prompt:
+    """Return the conversation, or the text, that asks to answer `instruction`, in training and evaluation alike."""
     content = f"{instruction}\n{template.answer_request}" if template.answer_request else instruction
+    if template.plain_answer:
+        return _paragraphs(template.answer_system, template.plain_answer.replace(PLACE, content))
     messages = [{"role": "user", "content": content}]
     return [{"role": "system", "content": template.answer_system}, *messages] if template.answer_system else messages
+
+
+def _paragraphs(*texts: str) -> str:
+    return "\n\n".join(text for text in texts if text)

@@ -5,7 +5,7 @@ import random
 from collections import deque
 from collections.abc import Sequence
 
-from .carriers import Candidate, Message, SamplingSettings
+from .carriers import Candidate, Prompt, SamplingSettings
 from .diversity import DiversityFilter
 from .funnel import Funnel
 from .nearness import NearnessGate
@@ -149,11 +149,11 @@ class SelfInstruction:
             examples.remove(max(examples, key=len))
         return examples
 
-    def request(self, examples: Sequence[str]) -> list[Message]:
+    def request(self, examples: Sequence[str]) -> Prompt:
         """Return the request for new instructions after these examples."""
         return few_shot_prompt(examples, self.template, self.request_turns)
 
-    def fits(self, prompt: list, max_new_tokens: int) -> bool:
+    def fits(self, prompt: Prompt, max_new_tokens: int) -> bool:
         """Return whether the model's context holds the prompt and that many tokens after it."""
         return len(self.sampler.tokenize([prompt])[0]) + max_new_tokens <= self.max_tokens
 

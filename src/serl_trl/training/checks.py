@@ -12,7 +12,7 @@ from ..engine.adapters import add_empty_adapter, check_adapter, empty_model
 from ..engine.models import control_tokens, is_fsdp, is_sharded, request_turns, tokenize_prompts
 from ..output_dir import check_output_dir
 from ..seeds import Seeds
-from ..self_play.prompt import answer_prompt, few_shot_prompt, load_template
+from ..self_play.prompt import PromptTemplate, answer_prompt, few_shot_prompt, load_template
 from ..self_play.sources import check_enough_seeds
 from .attempts import check_generation, check_optimizer, check_reports, check_rewards
 
@@ -81,11 +81,14 @@ def check_weights(model, config: PretrainedConfig, quantization_config, peft_con
     check_adapter(model)
 
 
-def check_chat_template(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    """Raise `ValueError` if the tokenizer can't format a conversation."""
+def check_chat_template(tokenizer: PreTrainedTokenizerBase, name: str, template: PromptTemplate) -> None:
+    """Raise `ValueError` if the prompts are conversations and the tokenizer can't format one."""
+    if template.plain_answer:
+        return
     if not tokenizer.chat_template:
         raise ValueError(
-            f"The tokenizer of {name} has no chat template. Use an instruct model, or set tokenizer.chat_template."
+            f"The tokenizer of {name} has no chat template. Use an instruct model, set tokenizer.chat_template, or give the "
+            "prompt_template a `plain_answer`."
         )
     try:
         tokenize_prompts(tokenizer, [[{"role": "user", "content": "How much is 2 + 3?"}]])
@@ -101,9 +104,10 @@ def usable_seeds(seeds: Seeds, tokenizer: PreTrainedTokenizerBase, max_tokens: i
     Raises:
         ValueError:
             If there are too few, if the longest leave too little room in a context of `max_tokens`, if the labels are
-            true answers and a seed, or where votes are labels too every seed, has none that can be read, or if the tokenizer can't format a conversation.
+            true answers and a seed (where votes are labels too: every seed) has none that can be read, or if the
+            tokenizer can't format a conversation.
     """
-    check_chat_template(tokenizer, tokenizer.name_or_path)
+    check_chat_template(tokenizer, tokenizer.name_or_path, load_template(args.prompt_template))
     given, tokens = seeds.true_answers, control_tokens(tokenizer)
     clean = {text: answer for text, answer in given.items() if not any(token in text for token in tokens)}
     if len(clean) < len(given):
