@@ -1,9 +1,9 @@
 import pytest
-from conftest import TINY_MODEL
+from conftest import TINY_MODEL, ledger_rows, tiny_config, tiny_seeds
 from datasets import Dataset
 from trl import GRPOConfig, GRPOTrainer
 
-from serl_trl import accuracy_reward, majority_vote_reward
+from serl_trl import SeRLTrainer, accuracy_reward, majority_vote_reward, self_play_reward
 
 
 def assistant(*texts: str) -> list:
@@ -89,3 +89,25 @@ def test_both_rewards_work_in_a_plain_grpo_trainer(tmp_path):
 def test_an_unreadable_true_answer_is_an_error():
     with pytest.raises(ValueError, match="No answer can be read in ''"):
         accuracy_reward(["5"], [""])
+
+
+def test_a_reward_of_ones_own_stands_beside_the_vote_and_gets_its_columns(tmp_path):
+    calls = []
+
+    def short_reward(completions, instruction, pseudo_label, pass_rate, votes, vote_reward, **kwargs):
+        calls.append(list(zip(instruction, pseudo_label, pass_rate, votes, vote_reward, strict=True)))
+        return [float(len(completion[0]["content"]) < 2) for completion in completions]
+
+    config = tiny_config(tmp_path, max_steps=2, reward_weights=[1.0, 0.25])
+    trainer = SeRLTrainer(str(TINY_MODEL), config, tiny_seeds(), reward_funcs=[self_play_reward, short_reward])
+    trainer.train()
+    for entry in trainer.state.log_history[:2]:
+        vote, short = (entry[f"rewards/{name}/mean"] for name in ("self_play_reward", "short_reward"))
+        assert entry["reward"] == pytest.approx(vote + 0.25 * short)
+    trained = {row["instruction"]: row for row in ledger_rows(tmp_path) if row["fate"] == "trained"}
+    assert [len(rows) for rows in calls] == [8, 8]
+    for rows in calls:
+        for place, (instruction, pseudo_label, pass_rate, votes, vote_reward) in enumerate(rows):
+            row = trained[instruction]
+            assert (pseudo_label, pass_rate, votes) == (row["pseudo_label"], row["pass_rate"], row["answers"])
+            assert vote_reward == row["rewards"][place % 4]

@@ -93,6 +93,12 @@ def test_the_method(tmp_path, given, method, confirms):
         ({"label_source": "vote"}, "'vote'. Set it to one of majority_vote, true_answer"),
         ({"answer_format": "letter"}, "'letter'. Set it to one of math, choice"),
         ({"label_source": "true_answer"}, "instruction_source to 'seeds'"),  # there are none for its own instructions
+        ({"label_source": "true_answer_or_vote"}, "no seeds are trained on. Set seed_share above 0"),
+        ({"seed_share": 0.5, "instruction_source": "seeds"}, "seed_share is 0.5, and instruction_source is 'seeds'"),
+        ({"seed_share": 1.5}, "seed_share is 1.5. Set it within"),
+        # a batch has two groups
+        ({"seed_share": 0.1}, "seed_share is 0.1: that is 0 of the 2 groups"),
+        ({"seed_share": 0.9}, "seed_share is 0.9: that is 2 of the 2 groups"),
         ({"method": "best"}, "'best'. Set it to one of None, paper, trusted"),
         ({**TRUE_LABELS, "method": "best"}, "'best'. Set it to one of None, paper, trusted"),
         ({**TRUE_LABELS, "method": "trusted"}, "method is 'trusted', and .* no majority to trust. Leave method out"),

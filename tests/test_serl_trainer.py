@@ -304,12 +304,14 @@ def test_bad_input_is_refused_before_the_model_is_loaded(tmp_path, seeds, settin
     assert not output_dir.exists()
 
 
-def test_a_model_without_a_system_role_says_how_to_leave_it_out(tmp_path):
+def test_a_model_without_a_system_role_has_no_system_prompt_of_answers(tmp_path):
     tokenizer = AutoTokenizer.from_pretrained(TINY_MODEL)
     refusal = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no system role') }}{% endif %}"
     tokenizer.chat_template = refusal + tokenizer.chat_template
-    config = tiny_config(tmp_path / "run", prompt_template="math")
-    with pytest.raises(ValueError, match="refuses the prompt .no system role.*whose `system` is empty"):
+    template = tmp_path / "template.yaml"
+    template.write_text("system: x\nuser: questions\nanswer_request: ''\nanswer_system: y", encoding="utf-8")
+    config = tiny_config(tmp_path / "run", prompt_template=str(template))
+    with pytest.raises(ValueError, match="refuses the prompt .no system role.*a file without `answer_system`"):
         SeRLTrainer(folder_with_broken_weights(tmp_path), config, tiny_seeds(), processing_class=tokenizer)
 
 

@@ -97,7 +97,9 @@ class SeRLConfig(SelfPlaySettings, GRPOConfig):
         "self_instruction", "Whether to train on instructions of the model's own ('self_instruction') or on 'seeds'."
     )
     label_source: str = setting(
-        "majority_vote", "What completions are rewarded for: the 'majority_vote', or the seeds' 'true_answer'."
+        "majority_vote",
+        "What completions are rewarded for: the 'majority_vote', the seeds' 'true_answer', or 'true_answer_or_vote', the true "
+        "answer where a seed has one and the vote elsewhere.",
     )
 
     def __post_init__(self):
@@ -149,7 +151,7 @@ class SeRLConfig(SelfPlaySettings, GRPOConfig):
         choices = {
             "advantage_estimator": ESTIMATORS,
             "instruction_source": ("self_instruction", "seeds"),
-            "label_source": ("majority_vote", "true_answer"),
+            "label_source": ("majority_vote", "true_answer", "true_answer_or_vote"),
             "method": (None, *METHODS),
         }
         check_choices(self, choices | CHOICES)
@@ -171,7 +173,17 @@ class SeRLConfig(SelfPlaySettings, GRPOConfig):
         if self.label_source == "true_answer" and self.instruction_source != "seeds":
             raise ValueError(
                 "label_source is 'true_answer', and the model's own instructions have none. Set instruction_source to "
-                "'seeds', or label_source to 'majority_vote'."
+                "'seeds', or label_source to 'majority_vote' or 'true_answer_or_vote'."
+            )
+        trains_on_seeds = self.instruction_source == "seeds" or self.seed_share
+        if self.label_source == "true_answer_or_vote" and not trains_on_seeds:
+            raise ValueError(
+                "label_source is 'true_answer_or_vote', and no seeds are trained on. Set seed_share above 0, e.g. to 0.25, "
+                "or instruction_source to 'seeds', or leave label_source out."
+            )
+        if self.instruction_source == "seeds" and self.seed_share:
+            raise ValueError(
+                f"seed_share is {self.seed_share}, and instruction_source is 'seeds': all instructions are. Leave one out."
             )
 
     def _resolve_estimator(self):

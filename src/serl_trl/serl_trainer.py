@@ -65,7 +65,7 @@ class SeRLTrainer(PublicPushMixin, GRPOTrainer):
         eval_dataset (like `train_dataset`, or a dictionary of such, *optional*):
             Instructions with an `answer` column, answered with the prompt of training.
         reward_funcs (`Callable` or list, *optional*):
-            TRL reward functions for training; they receive the vote as `vote_reward`. By default the vote.
+            TRL reward functions for training; they receive the columns of [`Group.columns`]. By default the vote.
         processing_class, callbacks, optimizers, quantization_config, peft_config: As in [`~trl.GRPOTrainer`].
 
     Raises:
@@ -176,7 +176,7 @@ class SeRLTrainer(PublicPushMixin, GRPOTrainer):
         share = len(rows) // self.accelerator.num_processes
         start = self.accelerator.process_index * share
         rows = rows[start : start + share]
-        inputs = [{"prompt": group.prompt, "vote_reward": group.vote.rewards[index]} for group, index in rows]
+        inputs = [group.columns(index) for group, index in rows]
         # The engine has sampled them: TRL need not push the weights again, nor wake it up.
         sampled = {"rollout_func": lambda *_: self._rollouts(rows), "_last_loaded_step": self.state.global_step}
         with attributes(self, sampled):

@@ -6,7 +6,7 @@ import pytest
 
 from serl_trl import majority_vote
 from serl_trl.answers.formats.math import answers_equal
-from serl_trl.answers.reading import parse_answer, parse_true_answer
+from serl_trl.answers.reading import after_thinking, parse_answer, parse_true_answer
 
 
 @pytest.mark.parametrize(
@@ -114,3 +114,18 @@ def test_a_choice_is_read_in_time_that_grows_with_its_text():
     code += "for text in json.load(sys.stdin): parse_answer(text, 'choice')"
     # 0.2 s; minutes where a search goes back over what it has matched (8,000 blanks took 4.3 s).
     subprocess.run([sys.executable, "-c", code], input=json.dumps(hostile), text=True, timeout=60, check=True)
+
+
+@pytest.mark.parametrize(
+    ("completion", "thinking_end", "answer", "abstains"),
+    [
+        ("a \\boxed{1}</think> b", "", "a \\boxed{1}</think> b", False),  # no marker is set: all is read
+        ("\\boxed{1}</think>\\boxed{2}", "</think>", "\\boxed{2}", False),  # what it thought is no answer
+        ("1</think>2</think>3", "</think>", "3", False),  # the last one counts
+        ("\\boxed{1}", "</think>", "\\boxed{1}", True),  # it never stopped thinking
+        ("1</think>", "</think>", "", False),  # an empty text, in which no answer can be read
+    ],
+)
+def test_an_answer_is_read_after_the_thinking(completion, thinking_end, answer, abstains):
+    assert after_thinking([completion], [False], thinking_end) == ([answer], [abstains])
+    assert after_thinking([completion], [True], thinking_end)[1] == [True]

@@ -3,7 +3,7 @@ from conftest import TINY_MODEL, TINY_TEMPLATE, tiny_config
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
-from serl_trl.engine.models import control_tokens, tokenize_prompts
+from serl_trl.engine.models import control_tokens, request_turns, tokenize_prompts
 from serl_trl.engine.sampler import as_completions
 from serl_trl.seeds import Seeds
 from serl_trl.self_play.parsing import parse_instructions
@@ -126,6 +126,36 @@ def test_honest_instructions_pass_and_leave_the_turns_as_they_are(tmp_path, fami
         for content in (text.replace("Pythagoras", "Euclid"), "How much is 2 + 3?")
     ]
     assert markers[0] == markers[1]
+
+
+# What a template refuses, the turns of a request that it takes, and the end of that.
+_NO_OWN_TURN = "{% if messages[-1].role == 'assistant' %}{{ raise_exception('the last turn is the user') }}{% endif %}"
+REQUESTS = [
+    ("chatml", "", 3, "<|im_start|>assistant\n1. Name two.\n2."),
+    ("gemma", "", 2, "<start_of_turn>model\n1. Name two.\n2."),
+    ("gemma", _NO_OWN_TURN, 1, "\n\n1. Name two.\n2.<end_of_turn>\n<start_of_turn>model\n"),
+    ("mistral", "", 2, "[/INST]1. Name two.\n2."),
+    # a template that changes the text of the model's turn: transformers does not find it again
+    ("chatml", "{% if messages[-1].role == 'assistant' %}<|im_end|>{% else %}", 1, None),
+]
+
+
+@pytest.mark.parametrize(("family", "refusal", "turns", "end"), REQUESTS)
+def test_a_request_has_the_turns_that_the_chat_template_takes(family, refusal, turns, end):
+    tokenizer, template = tokenizer_of(family), load_template("math")
+    close = "{% endif %}" if "{% else %}" in refusal else ""
+    tokenizer.chat_template = refusal + tokenizer.chat_template + close
+    assert request_turns(tokenizer, template) == turns
+    text = tokenizer.decode(tokenize_prompts(tokenizer, [few_shot_prompt(["Name two."], template, turns)])[0])
+    assert template.system in text and template.user in text
+    assert end is None or text.endswith(end)
+
+
+def test_a_chat_template_that_takes_no_request_says_what_to_set():
+    tokenizer = tokenizer_of("chatml")
+    tokenizer.chat_template = "{{ raise_exception('no') }}"
+    with pytest.raises(ValueError, match=r"refuses a request for instructions \(no\). Set tokenizer.chat_template"):
+        request_turns(tokenizer, load_template("math"))
 
 
 @pytest.mark.parametrize(

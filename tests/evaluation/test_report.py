@@ -3,7 +3,8 @@
 import pytest
 
 from serl_trl.evaluation.report import report
-from serl_trl.evaluation.results import dataset_results
+from serl_trl.evaluation.results import dataset_results, score_all
+from serl_trl.self_play import ScriptedSampler
 
 
 def results(right: int, num_samples: int) -> dict:
@@ -41,3 +42,11 @@ def test_answers_that_took_too_long_are_counted():
     found["datasets"]["sums"] = dataset_results("sums.jsonl", rows)
     assert "On sums 10 answers took too long" in report(found)
     assert "took too long" not in report(results(10, 4))
+
+
+def test_answers_are_read_after_the_thinking_as_in_training():
+    sample = {"completions": ["1</think>2", "2</think>1", "2"], "truncated": [False] * 3}
+    rows = [{"instruction": "What is 1 + 1?", "true_answer": "2"}]
+    (row,) = score_all(ScriptedSampler(lambda prompt, index: ""), rows, [sample], "math", thinking_end="</think>")
+    assert row["correct"] == [1, 0, 0] and row["answers"] == ["2", "1", None]  # the last one never stops thinking
+    assert row["truncated"] == [False] * 3

@@ -68,6 +68,7 @@ def test_repositories_are_written_into_a_card_again_and_again(tmp_path):
         ({"advantage_estimator": "rloo"}, ["advantages: `rloo`"]),
         ({"instruction_source": "seeds"}, ["took its seeds", "no true answer was used"]),
         ({"instruction_source": "seeds", "label_source": "true_answer"}, ["took its seeds", "was the true one"]),
+        ({"seed_share": 0.5, "label_source": "true_answer_or_vote"}, ["took seeds beside", "the true one of a seed"]),
     ],
 )
 def test_the_method_is_the_one_that_was_set(settings, parts):

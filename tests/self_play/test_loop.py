@@ -415,3 +415,23 @@ def test_another_source_or_label_on_resume_is_refused(tmp_path):
     ):
         with pytest.raises(ValueError, match="Set instruction_source and label_source back"):
             other.load_state_dict(through_json(loader.state_dict()))
+
+
+def test_a_completion_votes_by_what_follows_its_thinking(tmp_path):
+    class Thinking(Script):
+        def __call__(self, prompt, index):
+            reply = super().__call__(prompt, index)
+            if "boxed" not in reply or index % 4 == 3:  # the last of four never stops thinking
+                return reply
+            return "\\boxed{1}</think>" + reply
+
+    template = tmp_path / "template.yaml"
+    template.write_text(
+        "system: ''\nuser: Write.\nanswer_request: In \\boxed{}.\nthinking_end: </think>", encoding="utf-8"
+    )
+    slow = Thinking(agreeing=lambda text: 8)
+    changes = {"prompt_template": str(template), "confirm_majority": True, "slow_reply": slow}
+    for group in next(make_loader(tmp_path, Thinking(), **changes)).groups:
+        assert group.vote.answers == ("0", "0", "2", None) and group.vote.rewards == (1.0, 1.0, 0.0, 0.0)
+    confirmed = [row for row in ledger_rows(tmp_path) if row["fate"] == "trained"]
+    assert {answer for row in confirmed for answer in row["slow_answers"]} >= {"0", None}

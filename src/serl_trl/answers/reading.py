@@ -1,6 +1,23 @@
 """Read the answer of a completion, or a true answer as data sets write it."""
 
+from collections.abc import Sequence
+
 from .formats import Answer, find_format
+
+
+def after_thinking(
+    completions: Sequence[str], truncated: Sequence[bool], thinking_end: str
+) -> tuple[list[str], list[bool]]:
+    """Return the texts that answers are read from, and which completions abstain, each of shape (n,).
+
+    That is what follows the last `thinking_end`, e.g. `"</think>"`, and those without one abstain like the truncated ones.
+    Without a `thinking_end` it is the whole completion.
+    """
+    if not thinking_end:
+        return list(completions), list(truncated)
+    parts = [completion.rpartition(thinking_end) for completion in completions]
+    abstaining = [cut or not marker for (_, marker, _), cut in zip(parts, truncated, strict=True)]
+    return [answer for _, _, answer in parts], abstaining
 
 
 def parse_answer(completion: str, answer_format: str = "math") -> Answer | None:

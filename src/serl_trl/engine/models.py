@@ -18,7 +18,8 @@ from transformers.models.auto.modeling_auto import (
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
 )
 
-from ..self_play.carriers import Message
+from ..self_play.carriers import Prompt
+from ..self_play.prompt import PromptTemplate, few_shot_prompt
 
 
 _MARKER = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
@@ -156,12 +157,30 @@ def control_tokens(tokenizer: PreTrainedTokenizerBase) -> list[str]:
 
 
 def _template_text(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return a conversation in which every role speaks; without a system where the template knows none."""
+    """Return a conversation in which every role speaks; without a system where the template knows none, or without any."""
+    if not tokenizer.chat_template:
+        return ""
     conversation = [{"role": role, "content": "text"} for role in ("system", "user", "assistant", "user")]
     try:
         return tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=True)
     except TemplateError:
         return tokenizer.apply_chat_template(conversation[1:], tokenize=False, add_generation_prompt=True)
+
+
+def request_turns(tokenizer: PreTrainedTokenizerBase, template: PromptTemplate, **template_kwargs) -> int:
+    """Return with how many turns the chat template takes a request for instructions, the most there are.
+
+    Raises:
+        ValueError: if it takes none, not even the user's alone.
+    """
+    for turns in (3, 2, 1):
+        try:
+            tokenize_prompts(tokenizer, [few_shot_prompt(["How much is 2 + 3?"], template, turns)], **template_kwargs)
+        except (TemplateError, ValueError) as error:
+            refused = error  # of a role, or of going on with the model's turn
+        else:
+            return turns
+    raise ValueError(f"The chat template refuses a request for instructions ({refused}). Set tokenizer.chat_template.")
 
 
 def is_fsdp(args) -> bool:
@@ -175,9 +194,11 @@ def is_sharded(args) -> bool:
 
 
 def tokenize_prompts(
-    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[list[Message]], **template_kwargs
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], **template_kwargs
 ) -> list[list[int]]:
-    """Return the tokens of each conversation up to where the model goes on; all must end in the same role."""
+    """Return the tokens of each prompt up to where the model goes on: of texts, or conversations that end in one role."""
+    if isinstance(prompts[0], str):
+        return tokenizer(list(prompts))["input_ids"]
     goes_on = prompts[0][-1]["role"] == "assistant"
     return tokenizer.apply_chat_template(
         conversation=list(prompts),

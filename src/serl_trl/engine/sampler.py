@@ -7,7 +7,7 @@ from dataclasses import replace
 from accelerate.utils import gather_object
 from transformers import PreTrainedTokenizerBase
 
-from ..self_play.carriers import Completion, Group, Message, SamplingSettings
+from ..self_play.carriers import Completion, Group, Prompt, SamplingSettings
 from .log_probabilities import log_probabilities
 from .models import tokenize_prompts
 from .sampling_settings import sampling_settings
@@ -36,7 +36,7 @@ class TrainerSampler:
     def gather(self, objects: list) -> list:
         return gather_object(objects)
 
-    def tokenize(self, prompts: Sequence[list[Message]]) -> list[list[int]]:
+    def tokenize(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         return tokenize_prompts(self.trainer.processing_class, prompts, **self.trainer.chat_template_kwargs)
 
     def sample(

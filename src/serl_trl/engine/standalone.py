@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from ..self_play.carriers import Completion, Message
+from ..self_play.carriers import Completion, Prompt
 from .adapters import load_merged
 from .models import base_model, read_tokenizer, tokenize_prompts
 from .replicas import Replicas
@@ -37,7 +37,7 @@ class StandaloneSampler:
         self._engine: Callable | None = None
         self._opened = ExitStack()
 
-    def tokenize(self, prompts: Sequence[list[Message]]) -> list[list[int]]:
+    def tokenize(self, prompts: Sequence[Prompt]) -> list[list[int]]:
         prompt_ids = tokenize_prompts(self.tokenizer, prompts, **(self.args.chat_template_kwargs or {}))
         self._longest = max(self._longest, *map(len, prompt_ids))
         return prompt_ids

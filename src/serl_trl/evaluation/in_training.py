@@ -87,7 +87,8 @@ def _evaluate_rows(trainer, source, name: str, prefix: str) -> dict[str, float]:
         template = load_template(args.prompt_template)
         prompt_ids = sampler.tokenize([answer_prompt(row["instruction"], template) for row in rows])
         groups = sampler.sample(prompt_ids, trainer.num_generations_eval)
-    scored = score_all(sampler, rows, map(as_sample, groups), args.answer_format, args.max_vote_seconds)
+    samples, budget = map(as_sample, groups), args.max_vote_seconds
+    scored = score_all(sampler, rows, samples, args.answer_format, budget, template.thinking_end)
     summary = summarize(scored)
     metrics = {f"{prefix}_{name}": value["value"] for name, value in summary.items()}
     metrics |= {f"{prefix}_{name}_{end}": value[end] for name, value in summary.items() for end in ("low", "high")}

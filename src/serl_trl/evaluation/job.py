@@ -42,7 +42,7 @@ def evaluate(args: EvaluationArguments) -> dict:
     for name, data in datasets.items():
         # disable=None: no bar where nobody watches
         samples = tqdm([data.samples[n] for n in range(len(data.rows))], desc=f"reading {name}", disable=None)
-        rows = score_all(sampler, data.rows, samples, args.answer_format)
+        rows = score_all(sampler, data.rows, samples, args.answer_format, thinking_end=settings["thinking_end"])
         results["datasets"][name] = dataset_results(data.source, rows)
     if baseline:
         results["comparison"] = {"with": args.compare} | comparison(results, baseline)

@@ -11,7 +11,7 @@ from .. import __version__
 from ..engine.models import base_model, check_model, model_length, read_config, weights_version
 from ..engine.standalone import StandaloneSampler
 from ..output_dir import check_output_dir
-from ..self_play.prompt import answer_prompt, load_template
+from ..self_play.prompt import PromptTemplate, answer_prompt, load_template
 from ..training.checks import check_chat_template
 from .arguments import EvaluationArguments
 from .data import data_name, load_labelled
@@ -61,8 +61,8 @@ def prepare(args: EvaluationArguments) -> tuple[StandaloneSampler, dict, dict[st
     config = read_config(weights, trust_remote_code=args.trust_remote_code)
     check_model(weights, config)
     sampler = StandaloneSampler(args)
-    check_chat_template(sampler.tokenizer, args.model)
-    settings = _settings(args, config, template.answer_request)
+    check_chat_template(sampler.tokenizer, args.model, template)
+    settings = _settings(args, config, template)
     datasets = {}
     for name, rows in labelled.items():
         prompt_ids = sampler.tokenize([answer_prompt(row["instruction"], template) for row in rows])
@@ -71,7 +71,7 @@ def prepare(args: EvaluationArguments) -> tuple[StandaloneSampler, dict, dict[st
         own = settings | {"instructions": len(rows), "instructions_sha256": digest}
         path = Path(args.output_dir) / f"{name}.jsonl"
         datasets[name] = LabelledData(sources[name], rows, prompt_ids, path, own, read_samples(path, own))
-    settings |= {"answer_format": args.answer_format, "serl_trl": __version__}
+    settings |= {"answer_format": args.answer_format, "thinking_end": template.thinking_end, "serl_trl": __version__}
     return sampler, settings, datasets, baseline
 
 
@@ -86,14 +86,16 @@ def _check_lengths(prompt_ids: list, rows: list[dict], name: str, context: int, 
         )
 
 
-def _settings(args: EvaluationArguments, config: PretrainedConfig, answer_request: str) -> dict:
+def _settings(args: EvaluationArguments, config: PretrainedConfig, template: PromptTemplate) -> dict:
     """Return all that the completions depend on, but for the data."""
     names = ("model", "num_samples", "temperature", "top_p", "max_completion_length", "seed", "dtype")
     return {name: getattr(args, name) for name in names} | {
         "chat_template_kwargs": args.chat_template_kwargs,
         "engine": "vllm" if args.use_vllm else "transformers",
         "batch_size": None if args.use_vllm else args.batch_size,
-        "answer_request": answer_request,
+        "answer_request": template.answer_request,
+        "answer_system": template.answer_system,
+        "plain_answer": template.plain_answer,
         "weights_of": weights_version(args.model, config),
     }
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from ..answers.judging import MAX_VOTE_SECONDS, judge_group
+from ..answers.reading import after_thinking
 from ..self_play.sampler import judge_once
 from .metrics import by_level, paired_difference, summarize
 from .samples import setting_differences
@@ -14,6 +15,7 @@ def score(
     truncated: Sequence[bool] | None = None,
     answer_format: str = "math",
     max_seconds: float = MAX_VOTE_SECONDS,
+    thinking_end: str = "",
 ) -> dict:
     """Return a row (see `metrics.py`), read by the rules of training: a truncated completion has no answer.
 
@@ -21,17 +23,20 @@ def score(
         labelled (`dict`): An instruction with its true answer, from [`load_labelled`].
         completions, truncated: Shape (n,), as in [`majority_vote`].
         answer_format, max_seconds: As there.
+        thinking_end (`str`, *optional*): As in [`after_thinking`].
 
     Raises:
         ValueError: if the true answer cannot be read.
     """
-    judged = judge_group(completions, truncated, answer_format, max_seconds, labelled["true_answer"])
+    truncated = list(truncated or [False] * len(completions))
+    texts, abstaining = after_thinking(completions, truncated, thinking_end)
+    judged = judge_group(texts, abstaining, answer_format, max_seconds, labelled["true_answer"])
     number_of = {member: number for number, members in enumerate(judged.classes) for member in members}
     return labelled | {
         "answers": list(judged.answers),
         "correct": [int(right) for right in judged.correct],
         "classes": [number_of.get(index) for index in range(len(completions))],
-        "truncated": list(truncated or [False] * len(completions)),
+        "truncated": truncated,
         "timed_out": list(judged.timed_out),
     }
 
@@ -42,6 +47,7 @@ def score_all(
     samples: Iterable[dict],
     answer_format: str,
     max_seconds: float = MAX_VOTE_SECONDS,
+    thinking_end: str = "",
 ) -> list[dict]:
     """Return the scored rows, each judged by one process of the sampler's only: time-outs could differ between them.
 
@@ -49,7 +55,7 @@ def score_all(
     """
 
     def score_one(row: dict, sample: dict) -> dict:
-        return score(row, sample["completions"], sample["truncated"], answer_format, max_seconds)
+        return score(row, sample["completions"], sample["truncated"], answer_format, max_seconds, thinking_end)
 
     return judge_once(sampler, zip(rows, samples, strict=True), score_one)
 

@@ -81,12 +81,16 @@ def method(settings: dict) -> str:
     """Return the method in two sentences, after the settings that differ from the defaults."""
     own = settings.get("instruction_source", "self_instruction") == "self_instruction"
     source = "The model wrote new instructions after examples from its seeds" if own else "The model took its seeds"
+    if settings.get("seed_share"):
+        source += ", and took seeds beside them"
     if settings.get("label_source", "majority_vote") == "majority_vote":
         reward = "was rewarded where an answer agreed with the majority of its answers: no true answer was used"
         if settings.get("method") == "trusted":
             reward = "was rewarded where an answer agreed with a majority that slower weights confirmed, never by a true answer"
-    else:
+    elif settings["label_source"] == "true_answer":
         reward = "was rewarded where an answer was the true one"
+    else:
+        reward = "was rewarded where an answer was the true one of a seed, or agreed with a majority elsewhere"
     estimator = settings.get("advantage_estimator", "grpo")
     return (
         f"{source}, answered each of them many times, and {reward}. "

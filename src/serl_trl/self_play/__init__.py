@@ -8,7 +8,7 @@ from .difficulty import is_in_band
 from .diversity import DiversityFilter
 from .evidence import calibrated_pass_rate, lead, wilson_bound
 from .funnel import Funnel
-from .labels import MajorityLabels, TrueAnswerLabels
+from .labels import MajorityLabels, TrueAnswerLabels, TrueAnswerOrMajorityLabels
 from .ledger import Ledger
 from .loop import SelfPlayLoader
 from .nearness import NearnessGate

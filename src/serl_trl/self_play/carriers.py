@@ -6,6 +6,7 @@ from ..answers.voting import Vote
 
 
 Message = dict[str, str]  # {"role": "user", "content": "What is 2 + 3?"}
+Prompt = list[Message] | str  # a conversation; for a model without a chat template a text
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Candidate:
         step (`int`): Optimizer steps that the weights that wrote it had seen.
         round (`int`): Round of the generation batch, from 1.
         instruction (`str`): The text, white space squeezed.
-        parents (`list[str]`): The few-shot examples that it was written from.
+        parents (`list[str]`): The few-shot examples that it was written from; none for a seed.
         fate (`str`):
             `"unused"` (the batch was full before its turn), `"rejected"`, `"admitted"` (the run stopped before it was
             answered), `"no_pseudo_label"`, `"out_of_band"`, `"empty_completion"`, `"unconfirmed"` (by the slow weights),
@@ -84,6 +85,11 @@ class Candidate:
     slow_answers: list[str | None] = field(default_factory=list)
     trained_step: int | None = None
 
+    @property
+    def is_seed(self) -> bool:
+        """Whether it is one of the user's, which have no few-shot examples."""
+        return not self.parents
+
 
 @dataclass(frozen=True)
 class Group:
@@ -92,20 +98,34 @@ class Group:
     Attributes:
         candidate_id (`int`): The candidate that it grew from.
         instruction (`str`): The instruction's text.
-        prompt (`list[Message]`): The conversation that the completions continue.
+        prompt (`list[Message]` or `str`): The conversation, or the text, that the completions continue.
         prompt_ids (`tuple[int, ...]`): Shape (prompt_length,), the prompt's tokens as they were sampled from.
         completions (`tuple[Completion, ...]`): Shape (num_generations,).
         vote (`Vote`): What the completions answer, and their rewards.
         surplus (`bool`): Whether it was sampled for the generation batch before, by older weights.
+        is_seed (`bool`): Whether the instruction is one of the user's.
     """
 
     candidate_id: int
     instruction: str
-    prompt: list[Message]
+    prompt: Prompt
     prompt_ids: tuple[int, ...]
     completions: tuple[Completion, ...]
     vote: Vote
     surplus: bool = False
+    is_seed: bool = False
+
+    def columns(self, index: int) -> dict:
+        """Return what reward functions are told of a completion, by its place in the group: the vote, and all answers."""
+        vote = self.vote
+        return {
+            "prompt": self.prompt,
+            "vote_reward": vote.rewards[index],
+            "instruction": self.instruction,
+            "pseudo_label": vote.pseudo_label,
+            "pass_rate": vote.pass_rate,
+            "votes": list(vote.answers),
+        }
 
     @classmethod
     def from_dict(cls, values: dict) -> "Group":

@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 
 from ..answers.judging import judge_group
+from ..answers.reading import after_thinking
 from .carriers import Completion, Group
 from .evidence import lead
 from .funnel import Funnel
+from .prompt import load_template
 from .sampler import Sampler, judge_once
 from .settings import SelfPlaySettings
 
@@ -40,6 +42,7 @@ class Confirmation:
 
     def __init__(self, settings: SelfPlaySettings, sampler: Sampler):
         self.settings, self.sampler = settings, sampler
+        self.thinking_end = load_template(settings.prompt_template).thinking_end
 
     def ask(self, groups: Sequence[Group], funnel: Funnel) -> tuple[list[bool], list[list[str | None]]]:
         """Return whether the slow weights confirm each group's label, and what they answered.
@@ -75,6 +78,7 @@ class Confirmation:
         """Return how many replies agree with the group's label, how many the largest other class has, and answers."""
         both = [*group.completions, *replies]
         texts, truncated = [reply.text for reply in both], [reply.truncated for reply in both]
+        texts, truncated = after_thinking(texts, truncated, self.thinking_end)
         judged = judge_group(texts, truncated, self.settings.answer_format, self.settings.max_vote_seconds)
         first = len(group.completions)
         winner = group.vote.rewards.index(1.0)

@@ -46,7 +46,8 @@ class Funnel:
             `requests`, `candidates`, `judged`, `admitted`, `answered`, `in_band` and `kept` along the funnel;
             `completions`, `unparsed`, `truncated` and `timeouts` among the answers; `instruction_tokens`,
             `completion_tokens`, `confirming_tokens` and `checking_tokens` (of seeds) sampled; `trained_tokens`;
-            `surplus` groups of the batch before among the trained, and `dropped` ones.
+            `surplus` groups of the batch before among the trained, and `dropped` ones. `candidates`, `judged` and
+            `admitted` count the `seeds` that are answered, which no filter judges.
         rejected (`Counter`): Candidates rejected, by reason.
         pass_rates (`Counter`): Groups voted on, by pass rate.
         seconds (`Counter`): Seconds by stage.
@@ -117,10 +118,15 @@ class Funnel:
 
     def faded(self) -> dict[str, float]:
         """Return the counts that size the next batch's rounds."""
-        return {name: FADE * (count + self.counts[name]) for name, count in self.past.items()}
+        return {name: FADE * (count + self.without_seeds(name)) for name, count in self.past.items()}
+
+    def without_seeds(self, stage: str) -> int:
+        """Return the count of a stage, of the model's own instructions alone up to `admitted`."""
+        return self.counts[stage] - self.counts["seeds"] * (stage in ("candidates", "judged", "admitted"))
 
     def _ratio(self, part: str, whole: str) -> float:
-        return max((self.past[part] + self.counts[part]) / (self.past[whole] + self.counts[whole]), 1e-3)
+        parts, wholes = (self.past[stage] + self.without_seeds(stage) for stage in (part, whole))
+        return max(parts / wholes, 1e-3)
 
     def metrics(self) -> dict[str, float]:
         """Return the log keys of one generation batch."""
@@ -195,13 +201,13 @@ class Funnel:
         """Return which setting to change, judging by where most was lost."""
         counts = self.counts
         too_hard = sum(groups for rate, groups in self.pass_rates.items() if rate < min_pass_rate)
-        if not counts["candidates"]:
+        if counts["requests"] and not self.without_seeds("candidates"):
             return "The model wrote no list: use an instruct model, or edit the prompt_template."
         if counts["truncated"] > counts["completions"] / 2:
             return "Raise max_completion_length: truncated completions have no vote."
         if counts["unparsed"] > counts["completions"] / 2:
             return "Change the answer_request of the prompt_template: most completions have no readable answer."
-        if counts["admitted"] < counts["judged"] / 4:
+        if self.without_seeds("admitted") < self.without_seeds("judged") / 4:
             return REASONS[max(self.rejected, key=self.rejected.get)]
         if too_hard > self.pass_rates.total() / 2:
             return "Lower min_pass_rate or temperature, or use easier seeds: the model seldom agrees with itself."

@@ -101,7 +101,7 @@ class Ledger:
             return pa.concat_tables(tables).replace_schema_metadata(tables[-1].schema.metadata)
 
     def admitted(self, next_batch: int, next_id: int) -> list[str]:
-        """Return the instructions before generation batch `next_batch` and `next_id` that were admitted, in order.
+        """Return the model's own instructions that were admitted before batch `next_batch` and `next_id`, in order.
 
         Raises:
             ValueError: if one of the rows is missing or doubled, or a file is none of a ledger or can't be read.
@@ -109,7 +109,7 @@ class Ledger:
         for path in self.folder.glob("*.parquet"):
             if not _NAME.fullmatch(path.name):
                 raise ValueError(f"{path} is no file of a ledger. Move it to another folder.")
-        columns = ["id", "instruction", "fate"]
+        columns = ["id", "instruction", "fate", "parents"]
         tables = [_read(file.path, columns) for file in self.files() if file.first < next_batch]
         table = pa.concat_tables([SCHEMA.empty_table().select(columns), *tables]).filter(pc.field("id") < next_id)
         ids, wanted = table["id"].to_numpy(), np.arange(next_id)
@@ -120,7 +120,8 @@ class Ledger:
                 f"are missing ({_ranges(missing)}), {len(ids) + len(missing) - next_id} are there twice. Bring back the "
                 "files as they were, or begin a new run in a new output_dir."
             )
-        return table.filter(~pc.field("fate").isin(["rejected", "unused"]))["instruction"].to_pylist()
+        own = pc.list_value_length(pc.field("parents")) > 0  # a seed has none
+        return table.filter(own & ~pc.field("fate").isin(["rejected", "unused"]))["instruction"].to_pylist()
 
     def resume(self, origin: "Ledger", next_batch: int, next_id: int, surplus: Collection[int]) -> list[Candidate]:
         """Go on before generation batch `next_batch`: drop what an interrupted run wrote after its checkpoint.

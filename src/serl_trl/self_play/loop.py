@@ -11,12 +11,12 @@ from .carriers import Batch, Candidate, Completion, Group
 from .confirmation import Confirmation
 from .difficulty import is_in_band
 from .funnel import TOO_EASY, Funnel
-from .labels import MajorityLabels, TrueAnswerLabels, label_group
+from .labels import Labels, label_group
 from .ledger import Ledger
 from .prompt import answer_prompt, load_template
 from .sampler import Sampler, judge_once
 from .settings import SelfPlaySettings
-from .sources import SeedPasses, SelfInstruction
+from .sources import SeedPasses, SelfInstruction, draw_seeds
 
 
 logger = logging.getLogger(__name__)
@@ -44,7 +44,7 @@ class SelfPlayLoader:
     Args:
         settings ([`SelfPlaySettings`]): The run's settings.
         source ([`SelfInstruction`] or [`SeedPasses`]): Where instructions come from.
-        labels ([`MajorityLabels`] or [`TrueAnswerLabels`]): Who labels completions.
+        labels ([`MajorityLabels`], [`TrueAnswerLabels`] or [`TrueAnswerOrMajorityLabels`]): Who labels completions.
         sampler ([`Sampler`]): Where completions come from.
         ledger ([`Ledger`]): Where every candidate is written down.
         show_progress (`bool`, *optional*, defaults to `False`): Whether to show a bar over the groups of each batch.
@@ -57,7 +57,7 @@ class SelfPlayLoader:
         self,
         settings: SelfPlaySettings,
         source: SelfInstruction | SeedPasses,
-        labels: MajorityLabels | TrueAnswerLabels,
+        labels: Labels,
         sampler: Sampler,
         ledger: Ledger,
         show_progress: bool = False,
@@ -68,6 +68,7 @@ class SelfPlayLoader:
         self.confirmation = Confirmation(settings, sampler) if settings.confirm_majority else None
         self.min_pass_rate = settings.min_pass_rate  # evidence may raise it
         self.num_groups = settings.num_groups
+        self.num_seed_groups = round(source.seed_share * self.num_groups)
         self.surplus: list[Group] = []
         self.totals = Funnel()
         self.past = Funnel().past
@@ -83,26 +84,43 @@ class SelfPlayLoader:
         groups, written = list(self.surplus), []
         self.source.begin_batch(self.batch_index)
         with self.progress_bar() as progress:
-            while len(groups) < self.num_groups:
+            while missing := sum(self.missing(groups)):
                 self.check_rounds(funnel)
-                progress.update(len(groups) - progress.n)
-                wanted = funnel.groups_to_answer(self.num_groups - len(groups))
-                kept, fresh = self.play_round(wanted, funnel)
+                progress.update(self.num_groups - missing - progress.n)
+                own, seeds = (funnel.groups_to_answer(count) if count else 0 for count in self.missing(groups))
+                kept, fresh = self.play_round(own, funnel, seeds)
                 groups, written = groups + kept, written + fresh
-                if len(groups) < self.num_groups:
+                if any(self.missing(groups)):
                     self.ledger.write(self.batch_index, written)
             progress.update(self.num_groups - progress.n)
         return self.hand_over(groups, written, funnel)
 
-    def play_round(self, wanted: int, funnel: Funnel) -> tuple[list[Group], list[Candidate]]:
-        """Draw at most `wanted` instructions and answer them; return the groups to train on, and all that was written."""
-        admitted, written = self.source.draw(wanted, funnel)
+    def play_round(self, wanted: int, funnel: Funnel, seeds: int = 0) -> tuple[list[Group], list[Candidate]]:
+        """Draw at most `wanted` instructions, and seeds, and answer them; return the groups to train on, and all drawn."""
+        admitted, written = self.source.draw(wanted, funnel) if wanted else ([], [])
+        drawn = draw_seeds(self.source, seeds, funnel) if seeds else []
+        admitted, written = admitted + drawn, written + drawn
         if not admitted:
             return [], written
         answered = self.answer(admitted, funnel)
         votes = self.label(admitted, answered, funnel)
         funnel.count_votes(votes)
         return self.confirm(self.keep_in_band(admitted, answered, votes, funnel), admitted, funnel), written
+
+    def split(self, groups: list[Group]) -> tuple[list[Group], list[Group]]:
+        """Return the first groups, as many of seeds and of others as a batch has, and the rest."""
+        room = {True: self.num_seed_groups, False: self.num_groups - self.num_seed_groups}
+        batch, rest = [], []
+        for group in groups:
+            (batch if room[group.is_seed] > 0 else rest).append(group)
+            room[group.is_seed] -= 1
+        return batch, rest
+
+    def missing(self, groups: list[Group]) -> tuple[int, int]:
+        """Return how many groups of the model's own instructions, and of seeds, a batch with these needs."""
+        batch, _ = self.split(groups)
+        seeds = self.num_seed_groups - sum(group.is_seed for group in batch)
+        return self.num_groups - len(batch) - seeds, seeds
 
     def answer(self, admitted: list[Candidate], funnel: Funnel) -> list[Answered]:
         """Let the model answer each instruction; return prompt tokens and completions.
@@ -126,11 +144,14 @@ class SelfPlayLoader:
         funnel.count_completions(groups)
         return answered
 
-    def label(self, admitted: list[Candidate], answered: list[Answered], funnel: Funnel) -> list[Vote]:
-        """Label each group, in one process only."""
+    def label(
+        self, admitted: list[Candidate], answered: list[Answered], funnel: Funnel, labels: Labels | None = None
+    ) -> list[Vote]:
+        """Label each group, in one process only; by the run's labels, or by others."""
 
         def label(candidate: Candidate, answered: Answered) -> Vote:
-            return label_group(self.labels, candidate.instruction, answered[1])
+            thinking_end = self.template.thinking_end
+            return label_group(labels or self.labels, candidate.instruction, answered[1], thinking_end)
 
         with funnel.timed("vote"):
             return judge_once(self.sampler, zip(admitted, answered, strict=True), label)
@@ -154,29 +175,30 @@ class SelfPlayLoader:
                 candidate.fate = "empty_completion"  # TRL reads each completion's last token
             else:
                 prompt = answer_prompt(candidate.instruction, self.template)
-                groups.append(
-                    Group(candidate.id, candidate.instruction, prompt, tuple(prompt_ids), tuple(completions), vote)
-                )
+                group = Group(candidate.id, candidate.instruction, prompt, tuple(prompt_ids), tuple(completions), vote)
+                groups.append(replace(group, is_seed=candidate.is_seed))
         funnel.counts["in_band"] += len(groups)
         return groups
 
     def confirm(self, groups: list[Group], admitted: list[Candidate], funnel: Funnel) -> list[Group]:
-        """Return the groups whose label the slow weights confirm; all, where these are not asked."""
+        """Return the groups without those whose majority the slow weights do not confirm, where these are asked."""
         if self.confirmation is not None:
-            confirmed, answers = self.confirmation.ask(groups, funnel)
+            voted = [group for group in groups if group.instruction not in self.labels.true_answers]
+            confirmed, answers = self.confirmation.ask(voted, funnel)
             candidates = {candidate.id: candidate for candidate in admitted}
-            for group, is_confirmed, slow_answers in zip(groups, confirmed, answers, strict=True):
+            for group, is_confirmed, slow_answers in zip(voted, confirmed, answers, strict=True):
                 candidate = candidates[group.candidate_id]
                 candidate.slow_answers = slow_answers
                 if not is_confirmed:
                     candidate.fate = "unconfirmed"
-            groups = [group for group, is_confirmed in zip(groups, confirmed, strict=True) if is_confirmed]
+            groups = [group for group in groups if candidates[group.candidate_id].fate != "unconfirmed"]
         funnel.counts["kept"] += len(groups)
         return groups
 
     def hand_over(self, groups: list[Group], written: list[Candidate], funnel: Funnel) -> Batch:
         """Return the batch; put surplus by, settle fates in the ledger, and keep what is trained for few-shot."""
-        batch, rest = groups[: self.num_groups], groups[self.num_groups :]
+        batch, rest = self.split(groups)
+        surplus, dropped = self.split(rest)
         fates = {group.candidate_id: "trained" for group in batch} | {group.candidate_id: "surplus" for group in rest}
         for candidate in self.last_written + written:
             candidate.fate = fates.get(candidate.id, candidate.fate)
@@ -185,13 +207,13 @@ class SelfPlayLoader:
         if self.surplus:
             self.ledger.write(self.batch_index - 1, self.last_written)
         self.ledger.write(self.batch_index, written)
-        funnel.count_batch(batch, dropped=len(rest[self.num_groups :]))
+        funnel.count_batch(batch, dropped=len(dropped))
         with funnel.timed("sampling"):
-            kept = self.sampler.with_logprobs(rest[: self.num_groups])
+            kept = self.sampler.with_logprobs(surplus)
         # All that may fail is done: from here on the batch counts.
         self.surplus = [replace(group, surplus=True) for group in kept]
         self.last_trained = [group.instruction for group in batch]
-        self.source.keep(self.last_trained)
+        self.source.keep([group.instruction for group in batch if not group.is_seed])
         self.last_written = written
         self.batch_index += 1
         self.past = funnel.faded()

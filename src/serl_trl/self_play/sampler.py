@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, contextmanager
 from typing import Protocol
 from zlib import crc32
 
-from .carriers import Completion, Group, Message, SamplingSettings
+from .carriers import Completion, Group, Prompt, SamplingSettings
 
 
 class Sampler(Protocol):
@@ -21,8 +21,8 @@ class Sampler(Protocol):
     rank: int
     num_processes: int
 
-    def tokenize(self, prompts: Sequence[list[Message]]) -> list[list[int]]:
-        """Return the tokens of each conversation, up to where the model goes on."""
+    def tokenize(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        """Return the tokens of each conversation or text, up to where the model goes on; all are of one kind."""
 
     def sample(
         self, prompt_ids: Sequence[list[int]], num_completions: int, settings: SamplingSettings | None = None
@@ -59,17 +59,20 @@ class ScriptedSampler:
 
     def __init__(
         self,
-        reply: Callable[[list[Message], int], str],
+        reply: Callable[[Prompt, int], str],
         max_words: int = 1000,
-        slow_reply: Callable[[list[Message], int], str] | None = None,
+        slow_reply: Callable[[Prompt, int], str] | None = None,
     ):
         self.reply, self.max_words, self.slow_reply = reply, max_words, slow_reply or reply
         self.step, self.rank, self.num_processes = 0, 0, 1
         self.calls: list[tuple[int, int]] = []  # (prompts, completions of each) of every call
-        self._prompts: dict[int, list[Message]] = {}
+        self._prompts: dict[int, Prompt] = {}
 
-    def tokenize(self, prompts: Sequence[list[Message]]) -> list[list[int]]:
-        texts = [" ".join(message["content"] for message in prompt) for prompt in prompts]
+    def tokenize(self, prompts: Sequence[Prompt]) -> list[list[int]]:
+        texts = [
+            prompt if isinstance(prompt, str) else " ".join(message["content"] for message in prompt)
+            for prompt in prompts
+        ]
         self._prompts |= {crc32(text.encode()): prompt for text, prompt in zip(texts, prompts, strict=True)}
         return [[crc32(text.encode())] * len(text.split()) for text in texts]  # as many tokens as words, all the same
 

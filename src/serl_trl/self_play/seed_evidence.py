@@ -8,7 +8,7 @@ from ..answers.voting import Vote
 from .carriers import Candidate, Completion
 from .evidence import calibrated_pass_rate, wilson_bound
 from .funnel import Funnel
-from .labels import TrueAnswerLabels, label_group
+from .labels import MajorityLabels, TrueAnswerLabels, label_group
 from .loop import SelfPlayLoader
 from .sampler import judge_once
 from .settings import SelfPlaySettings
@@ -57,7 +57,9 @@ def answer_seeds(
     funnel = Funnel()
     candidates = [Candidate(number, 0, 0, seed, []) for number, seed in enumerate(seeds)]
     answered = loader.answer(candidates, funnel)
-    votes = loader.label(candidates, answered, funnel)
+    settings = loader.settings  # the majority is what evidence is about, also where true answers are the labels
+    majority = MajorityLabels(settings.answer_format, settings.max_vote_seconds)
+    votes = loader.label(candidates, answered, funnel, majority)
     groups = loader.keep_in_band(candidates, answered, votes, funnel)
     verdicts = [True] * len(groups)
     if loader.confirmation is not None:
@@ -239,4 +241,5 @@ def _judge(
     """Return the rewards of each instruction's completions by its label, in the order of `groups`."""
     settings = loader.settings
     by_label = TrueAnswerLabels(labels, settings.answer_format, settings.max_vote_seconds)
-    return judge_once(loader.sampler, groups.items(), lambda *group: label_group(by_label, *group))
+    thinking_end = loader.template.thinking_end
+    return judge_once(loader.sampler, groups.items(), lambda *group: label_group(by_label, *group, thinking_end))

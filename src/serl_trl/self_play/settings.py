@@ -149,6 +149,10 @@ class SelfPlaySettings:
     max_words: int = setting(150, "Most words of an instruction.")
     blocked_words: list[str] = setting(list(BLOCKED_WORDS), "Whole words that reject an instruction.")
     ascii_only: bool = setting(True, "Whether an instruction must start with an ASCII character.")
+    seed_share: float = setting(
+        0.0,
+        "Share of a generation batch's groups whose instructions are seeds, in [0, 1); the rest are the model's own.",
+    )
     nearness_level: float | None = setting(
         None,
         "How wide the gate around the seeds is, in [0, 100]: 1 is near, 0 no gate. If unset, as `method` says.",
@@ -254,9 +258,16 @@ class SelfPlaySettings:
             "max_vote_seconds": (0.1, 3600.0),
             "min_words": (1, self.max_words),
             "nearness_level": (0.0, 100.0),
+            "seed_share": (0.0, 1.0),
             "slow_decay": (0.0, 1.0),
         }
         check_bounds(self, bounds)
+        seed_groups = round(self.seed_share * self.num_groups)
+        if self.seed_share and not 0 < seed_groups < self.num_groups:
+            raise ValueError(
+                f"seed_share is {self.seed_share}: that is {seed_groups} of the {self.num_groups} groups of a generation "
+                "batch. Set it so that some are of seeds and some are not, or to 0 for none."
+            )
 
     @property
     def num_groups(self) -> int:

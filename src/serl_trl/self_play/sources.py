@@ -5,7 +5,7 @@ import random
 from collections import deque
 from collections.abc import Sequence
 
-from .carriers import Candidate, SamplingSettings
+from .carriers import Candidate, Prompt, SamplingSettings
 from .diversity import DiversityFilter
 from .funnel import Funnel
 from .nearness import NearnessGate
@@ -43,8 +43,25 @@ def fit_gate(seeds: Sequence[str], level: float) -> NearnessGate | None:
     return None
 
 
+def draw_seeds(source: "SelfInstruction | SeedPasses", wanted: int, funnel: Funnel) -> list[Candidate]:
+    """Return the next `wanted` seeds as admitted candidates, in passes over all, each in another order; count them."""
+    drawn: list[Candidate] = []
+    for _ in range(wanted):
+        epoch, place = divmod(source.seeds_drawn, len(source.seeds))
+        if not drawn or place == 0:
+            order = random.Random(f"{source.settings.seed}/1/{epoch}").sample(source.seeds, len(source.seeds))
+        drawn.append(Candidate(source.next_id, source.sampler.step, funnel.rounds, order[place], [], fate="admitted"))
+        source.next_id += 1
+        source.seeds_drawn += 1
+    for stage in ("candidates", "judged", "admitted", "seeds"):
+        funnel.counts[stage] += wanted
+    return drawn
+
+
 class SelfInstruction:
     """The model lists new instructions after few-shot examples; unsound, far and similar ones are rejected (SeRL).
+
+    A share `seed_share` of the groups is of seeds: these are taken as they are, by `draw_seeds`.
 
     Args:
         settings ([`SelfPlaySettings`]): The run's settings.
@@ -52,6 +69,7 @@ class SelfInstruction:
         sampler ([`Sampler`]): Where replies come from.
         max_tokens (`int`): Context length of the model, in tokens; an instruction that doesn't fit is rejected.
         control_tokens (`Sequence[str]`, *optional*): An instruction with one of them would break the chat template.
+        request_turns (`int`, *optional*, defaults to 3): The turns of a request, as in [`few_shot_prompt`].
 
     Raises:
         ValueError: if there are too few seeds; by `draw`, if not one example fits `max_tokens`.
@@ -64,16 +82,18 @@ class SelfInstruction:
         sampler: Sampler,
         max_tokens: int,
         control_tokens: Sequence[str] = (),
+        request_turns: int = 3,
     ):
         check_enough_seeds(seeds, settings)
         self.settings, self.sampler, self.max_tokens = settings, sampler, max_tokens
-        self.control_tokens = control_tokens
+        self.seeds, self.seed_share = list(seeds), settings.seed_share
+        self.control_tokens, self.request_turns = control_tokens, request_turns
         self.template = load_template(settings.prompt_template)
         self.pool = InstructionPool([squeeze(seed) for seed in seeds], settings.max_kept_instructions)
         self.gate = fit_gate(self.pool.seeds, settings.nearness_level)
         self.filter = DiversityFilter(self.pool.seeds, settings.diversity_threshold)
         self.max_kept_examples = settings.max_kept_examples  # none, once the model's own instructions drift
-        self.next_id = 0
+        self.next_id = self.seeds_drawn = 0
         self.keep([])
         self.begin_batch(0)
 
@@ -98,7 +118,7 @@ class SelfInstruction:
         settings, candidates = self.settings, []
         requests = funnel.requests(wanted, settings.instruction_requests)
         draws = [self.draw_examples() for _ in range(requests)]
-        prompt_ids = self.sampler.tokenize([few_shot_prompt(examples, self.template) for examples in draws])
+        prompt_ids = self.sampler.tokenize([self.request(examples) for examples in draws])
         sampling = SamplingSettings(
             settings.instruction_temperature,
             settings.instruction_top_p,
@@ -120,7 +140,7 @@ class SelfInstruction:
         """Draw few-shot examples, without the longest ones if the prompt would not fit."""
         settings = self.settings
         examples = self.pool.few_shot_examples(self.rng, settings.num_few_shot_examples, self.max_kept_examples)
-        while not self.fits(few_shot_prompt(examples, self.template), settings.max_instruction_length):
+        while not self.fits(self.request(examples), settings.max_instruction_length):
             if len(examples) == 1:
                 raise ValueError(
                     f"max_instruction_length is {settings.max_instruction_length}, and not even a prompt of one example "
@@ -129,7 +149,11 @@ class SelfInstruction:
             examples.remove(max(examples, key=len))
         return examples
 
-    def fits(self, prompt: list, max_new_tokens: int) -> bool:
+    def request(self, examples: Sequence[str]) -> Prompt:
+        """Return the request for new instructions after these examples."""
+        return few_shot_prompt(examples, self.template, self.request_turns)
+
+    def fits(self, prompt: Prompt, max_new_tokens: int) -> bool:
         """Return whether the model's context holds the prompt and that many tokens after it."""
         return len(self.sampler.tokenize([prompt])[0]) + max_new_tokens <= self.max_tokens
 
@@ -192,6 +216,7 @@ class SelfInstruction:
         self.pool.keep(instructions)
         admitted = len(self.filter.texts) - len(self.pool.seeds)
         self.state = {"next_id": self.next_id, "admitted": admitted, "kept": list(self.pool.kept)}
+        self.state["seeds_drawn"] = self.seeds_drawn
 
     def metrics(self) -> dict[str, float]:
         return self.pool.metrics()
@@ -203,7 +228,7 @@ class SelfInstruction:
                 f"The ledger holds {len(admitted)} admitted instructions where the checkpoint was saved, and that "
                 f"counted {state['admitted']}: it is another run's. Bring back its own, or begin a new run in a new output_dir."
             )
-        self.next_id = state["next_id"]
+        self.next_id, self.seeds_drawn = state["next_id"], state["seeds_drawn"]
         self.pool.kept.clear()
         self.filter = DiversityFilter([*self.pool.seeds, *admitted], self.settings.diversity_threshold)
         self.keep(state["kept"])
@@ -218,25 +243,15 @@ class SeedPasses:
         sampler ([`Sampler`]): Where they are answered.
     """
 
+    seed_share = 1.0
+
     def __init__(self, settings: SelfPlaySettings, seeds: Sequence[str], sampler: Sampler):
-        self.seed, self.seeds, self.sampler = settings.seed, list(seeds), sampler
-        self.next_id = 0
+        self.settings, self.seeds, self.sampler = settings, list(seeds), sampler
+        self.next_id = self.seeds_drawn = 0
         self.keep([])
 
     def begin_batch(self, batch_index: int) -> None:
-        self.next_id = self.state["next_id"]  # the batch before may have been interrupted
-
-    def draw(self, wanted: int, funnel: Funnel) -> tuple[list[Candidate], list[Candidate]]:
-        drawn = []
-        for _ in range(wanted):
-            epoch, place = divmod(self.next_id, len(self.seeds))
-            if not drawn or place == 0:
-                order = random.Random(f"{self.seed}/1/{epoch}").sample(self.seeds, len(self.seeds))
-            drawn.append(Candidate(self.next_id, self.sampler.step, funnel.rounds, order[place], [], fate="admitted"))
-            self.next_id += 1
-        for stage in ("candidates", "judged", "admitted"):
-            funnel.counts[stage] += wanted
-        return drawn, drawn
+        self.load_state_dict(self.state, [])  # the batch before may have been interrupted
 
     def keep(self, instructions: Sequence[str]) -> None:
         self.state = {"next_id": self.next_id}
@@ -245,5 +260,5 @@ class SeedPasses:
         return {"pool/seeds": float(len(self.seeds))}
 
     def load_state_dict(self, state: dict, admitted: Sequence[str]) -> None:
-        self.next_id = state["next_id"]
+        self.next_id = self.seeds_drawn = state["next_id"]
         self.keep([])

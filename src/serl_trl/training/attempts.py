@@ -11,7 +11,9 @@ from ..rewards import accuracy_reward
 
 
 # What TRL calls a reward function with, by name: the columns of our rows, and its own.
-_REWARD_ARGUMENTS = "prompts completions completion_ids vote_reward trainer_state log_extra log_metric".split()
+_REWARD_ARGUMENTS = """
+prompts completions completion_ids vote_reward instruction pseudo_label pass_rate votes trainer_state log_extra log_metric
+""".split()
 _NEED_THE_MODEL = ("apollo", "galore", "lomo")  # optimizers that are made from its layers
 
 

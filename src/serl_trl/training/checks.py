@@ -9,10 +9,10 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from ..answers.judging import read_true_answer
 from ..engine.adapters import add_empty_adapter, check_adapter, empty_model
-from ..engine.models import control_tokens, is_fsdp, is_sharded, tokenize_prompts
+from ..engine.models import control_tokens, is_fsdp, is_sharded, request_turns, tokenize_prompts
 from ..output_dir import check_output_dir
 from ..seeds import Seeds
-from ..self_play.prompt import answer_prompt, few_shot_prompt, load_template
+from ..self_play.prompt import PromptTemplate, answer_prompt, few_shot_prompt, load_template
 from ..self_play.sources import check_enough_seeds
 from .attempts import check_generation, check_optimizer, check_reports, check_rewards
 
@@ -81,11 +81,14 @@ def check_weights(model, config: PretrainedConfig, quantization_config, peft_con
     check_adapter(model)
 
 
-def check_chat_template(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
-    """Raise `ValueError` if the tokenizer can't format a conversation."""
+def check_chat_template(tokenizer: PreTrainedTokenizerBase, name: str, template: PromptTemplate) -> None:
+    """Raise `ValueError` if the prompts are conversations and the tokenizer can't format one."""
+    if template.plain_answer:
+        return
     if not tokenizer.chat_template:
         raise ValueError(
-            f"The tokenizer of {name} has no chat template. Use an instruct model, or set tokenizer.chat_template."
+            f"The tokenizer of {name} has no chat template. Use an instruct model, set tokenizer.chat_template, or give the "
+            "prompt_template a `plain_answer`."
         )
     try:
         tokenize_prompts(tokenizer, [[{"role": "user", "content": "How much is 2 + 3?"}]])
@@ -101,9 +104,10 @@ def usable_seeds(seeds: Seeds, tokenizer: PreTrainedTokenizerBase, max_tokens: i
     Raises:
         ValueError:
             If there are too few, if the longest leave too little room in a context of `max_tokens`, if the labels are
-            true answers and a seed has none that can be read, or if the tokenizer can't format a conversation.
+            true answers and a seed (where votes are labels too: every seed) has none that can be read, or if the
+            tokenizer can't format a conversation.
     """
-    check_chat_template(tokenizer, tokenizer.name_or_path)
+    check_chat_template(tokenizer, tokenizer.name_or_path, load_template(args.prompt_template))
     given, tokens = seeds.true_answers, control_tokens(tokenizer)
     clean = {text: answer for text, answer in given.items() if not any(token in text for token in tokens)}
     if len(clean) < len(given):
@@ -112,8 +116,13 @@ def usable_seeds(seeds: Seeds, tokenizer: PreTrainedTokenizerBase, max_tokens: i
         raise ValueError("All seeds hold a control token of the model. Remove these tokens from them.")
     if args.label_source == "true_answer":
         _check_true_answers(clean, args.answer_format)
-    elif args.evidence_seeds:
+    elif args.evidence_seeds or args.label_source == "true_answer_or_vote":
         clean = _readable(clean, args.answer_format)
+    if args.label_source == "true_answer_or_vote" and not any(clean.values()):
+        raise ValueError(
+            "label_source is 'true_answer_or_vote', and no seed has a true answer that can be read. Give some one, in a "
+            "column `answer`, or set label_source to 'majority_vote'."
+        )
     _check_room(list(clean), tokenizer, max_tokens, args)
     return Seeds(clean, seeds.name)
 
@@ -152,19 +161,28 @@ def _readable(true_answers: dict[str, str | None], answer_format: str) -> dict[s
 def _check_room(seeds: list[str], tokenizer: PreTrainedTokenizerBase, max_tokens: int, args) -> None:
     if args.instruction_source == "self_instruction":
         check_enough_seeds(seeds, args)
-    template = load_template(args.prompt_template)
+    template, kwargs = load_template(args.prompt_template), args.chat_template_kwargs or {}
+    if template.thinking_end in tokenizer.all_special_tokens:
+        raise ValueError(
+            f"thinking_end of the prompt_template is {template.thinking_end!r}, a special token, which no completion's text "
+            "shows. Set it to a text that the model writes, or leave it out."
+        )
     tokens = dict(zip(seeds, tokenizer(seeds)["input_ids"], strict=True))
     longest = sorted(seeds, key=lambda seed: len(tokens[seed]), reverse=True)[: args.num_few_shot_examples]
     needs = {"max_completion_length": (answer_prompt(longest[0], template), args.max_completion_length)}
     if args.instruction_source == "self_instruction":
-        needs["max_instruction_length"] = (few_shot_prompt(longest, template), args.max_instruction_length)
+        turns = request_turns(tokenizer, template, **kwargs)
+        if turns < 3:
+            what = "has no system role" if turns == 2 else "does not let the model go on with its turn"
+            logger.warning(f"The chat template {what}: requests for instructions hold that part in the user's turn.")
+        needs["max_instruction_length"] = (few_shot_prompt(longest, template, turns), args.max_instruction_length)
     for name, (prompt, new_tokens) in needs.items():
         try:
-            prompt_tokens = len(tokenize_prompts(tokenizer, [prompt], **(args.chat_template_kwargs or {}))[0])
+            prompt_tokens = len(tokenize_prompts(tokenizer, [prompt], **kwargs)[0])
         except TemplateError as error:
             raise ValueError(
                 f"The model's chat template refuses the prompt ({error}). For a model without a system role, set "
-                "prompt_template to a file whose `system` is empty."
+                "prompt_template to a file without `answer_system`."
             ) from error
         room = max_tokens - prompt_tokens
         if new_tokens > room:

@@ -47,7 +47,7 @@ def run_facts(args, seeds: Seeds, config: PretrainedConfig, tokenizer: PreTraine
     name, text = config.name_or_path, config.get_text_config()
     name = f"weights {_weights_hash(Path(name))}" if os.path.isdir(name) else name
     prompts = [asdict(load_template(args.prompt_template)), tokenizer.chat_template, args.chat_template_kwargs]
-    texts = list(seeds.true_answers.items()) if args.label_source == "true_answer" else seeds.instructions
+    texts = list(seeds.true_answers.items()) if args.label_source != "majority_vote" else seeds.instructions
     run = {
         "model": f"{name} ({config.model_type}, {_listed(text, 'hidden_size', 'num_hidden_layers', 'vocab_size')})",
         "tokenizer": f"one of {len(tokenizer)} tokens ({_hash(sorted(tokenizer.get_vocab().items()))})",
