@@ -112,7 +112,8 @@ def ask(loader: SelfPlayLoader, true_answers: Mapping[str, str | None], began: f
     loader.source.begin_batch(0)
     while wanted and funnel.rounds < settings.max_rounds:
         funnel.rounds += 1
-        kept, written = loader.play_round(wanted, funnel)
+        of_seeds = wanted * loader.num_seed_groups // loader.num_groups
+        kept, written = loader.play_round(wanted - of_seeds, funnel, of_seeds)
         candidates, groups = candidates + written, groups + kept
         now, done = elapsed(), funnel.counts["answered"]
         wanted = affordable(CANDIDATES - done, done, now - for_seeds, SECONDS - now)
