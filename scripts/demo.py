@@ -116,6 +116,7 @@ def show_loop(folder: Path) -> None:
     print(f"Training {model} with {engine}.", flush=True)
     arguments = ["--config", str(ROOT / "recipes" / "demo.yaml"), "--model_name_or_path", str(model)]
     arguments += ["--save_strategy", "no"]  # a checkpoint of it has 1.6 GB
+    arguments += ["--disable_tqdm", "False"]  # transformers takes be_quiet for a wish for no bars, nor lines
     arguments += ["--seeds", str(ROOT / "src" / "serl_trl" / "data" / "arithmetic.jsonl")]
     run([*arguments, "--output_dir", str(folder)])
 
