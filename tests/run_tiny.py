@@ -89,9 +89,9 @@ def main() -> None:
         judged[-1].append(completions)
         return judge(instruction, completions, truncated)
 
-    def recording_label(admitted, answered, funnel):
+    def recording_label(admitted, answered, funnel, *labels):
         judged.append([])
-        votes = label(admitted, answered, funnel)
+        votes = label(admitted, answered, funnel, *labels)
         groups.append([[completion.text for completion in group] for _, group in answered])
         return votes
 
