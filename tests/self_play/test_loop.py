@@ -267,16 +267,21 @@ def test_requests_follow_the_yield(tmp_path):
     assert answered[0] > 3 * answered[1]
 
 
+def check_that_another_goes_on(tmp_path, loader, other, batches):
+    """Let a loader go on from the state of one whose ledger is in `one`, and compare both."""
+    other.load_state_dict(through_json(loader.state_dict()) | {"output_dir": str(tmp_path / "one")})
+    other.sampler.reply.written = loader.sampler.reply.written  # the scripted model's own state
+    for _ in range(batches):
+        assert next(other).groups == next(loader).groups
+    assert through_json(other.state_dict()) == through_json(loader.state_dict())
+    assert ledger_rows(tmp_path / "other") == ledger_rows(tmp_path / "one")
+
+
 def test_state_survives_json(tmp_path):
     loader, other = (make_loader(tmp_path / name, Script()) for name in ("one", "other"))
     for _ in range(3):
         next(loader)
-    other.load_state_dict(through_json(loader.state_dict()) | {"output_dir": str(tmp_path / "one")})
-    other.sampler.reply.written = loader.sampler.reply.written  # the scripted model's own state
-    for _ in range(3):
-        assert next(other).groups == next(loader).groups
-    assert through_json(other.state_dict()) == through_json(loader.state_dict())
-    assert ledger_rows(tmp_path / "other") == ledger_rows(tmp_path / "one")
+    check_that_another_goes_on(tmp_path, loader, other, batches=3)
 
 
 # Calls of the engine before it fails: as it writes instructions, as it answers them, and in the second round.

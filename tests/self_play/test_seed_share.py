@@ -2,7 +2,7 @@
 
 import pytest
 from conftest import ledger_rows
-from test_loop import Script, through_json
+from test_loop import Script, check_that_another_goes_on
 
 from serl_trl.self_play import (
     Ledger,
@@ -61,12 +61,7 @@ def test_a_resumed_run_draws_the_same(tmp_path, batches):
     loader, other = make_loader(tmp_path / "one"), make_loader(tmp_path / "other")
     for _ in range(batches):
         next(loader)
-    other.load_state_dict(through_json(loader.state_dict()) | {"output_dir": str(tmp_path / "one")})
-    other.sampler.reply.written = loader.sampler.reply.written  # the scripted model's own state
-    for _ in range(6):
-        assert next(other).groups == next(loader).groups
-    assert through_json(other.state_dict()) == through_json(loader.state_dict())
-    assert ledger_rows(tmp_path / "other") == ledger_rows(tmp_path / "one")
+    check_that_another_goes_on(tmp_path, loader, other, batches=6)
 
 
 def test_an_interrupted_batch_draws_its_seeds_again(tmp_path):

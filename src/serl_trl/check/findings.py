@@ -8,10 +8,9 @@ from fractions import Fraction
 
 from ..self_play.carriers import Candidate
 from ..self_play.funnel import SAMPLED, Funnel
-from ..self_play.seed_evidence import Evidence, SeedAnswers
+from ..self_play.seed_evidence import DRIFT, Evidence, SeedAnswers
 from ..self_play.settings import METHODS
 from ..serl_config import SeRLConfig
-from ..training.trust import DRIFT
 
 
 BUCKETS = 10  # of pass rates

@@ -87,14 +87,16 @@ def read_run(folder: Path, name: str) -> Run:
     ledger = Ledger(folder).read()
     if not ledger.num_rows:
         raise ValueError(f"{str(folder / LEDGER_FOLDER)!r} is empty. Come back after the run's first batch.")
-    states = [state for path in [folder, *list_checkpoints(folder)] if (state := final_state(path)) is not None]
+    last = final_state(folder)
+    states = [last, *map(final_state, list_checkpoints(folder))]
+    states = [state for state in states if state is not None]
     log = max(states, key=lambda state: state["global_step"])["log_history"] if states else []
     return Run(
         name,
         ledger,
         ledger.select(COLUMNS).to_pylist(),
         log,
-        final_state(folder) is not None,
+        last is not None,
         _evidence(ledger, folder),
         RunRecord.load(folder) if (folder / RECORD_FILE).is_file() else None,
         _evaluations(folder),

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from ..self_play.funnel import REASONS, TOO_EASY
-from ..self_play.seed_evidence import ACCURACY
+from ..self_play.seed_evidence import ACCURACY, ALARM, DRIFT
 from .counts import thirds
 from .curves import logged, mean_of
 from .drift import near_curve
@@ -13,8 +13,6 @@ from .gain import gains
 from .reading import Run
 
 
-ALARM = 2.0  # standard errors, as the sentinel's
-HARDER = 0.15  # fall of the pass rate from which on a run of method `trusted` draws from the seeds alone
 FEW_IN_BAND = 0.2  # below this share most sampling is for nothing
 MOST_LOST = 0.25  # share of completions without a vote
 FEWEST = 20  # instructions that a share is taken of
@@ -78,7 +76,7 @@ def _difficulty(run: Run) -> Iterator[WarningSign]:
     if min(len(first), len(last)) < FEWEST:
         return
     before, after = sum(first) / len(first), sum(last) / len(last)
-    if before - after > HARDER:
+    if before - after > DRIFT:
         text = f"The mean pass rate fell from {before:.2f} in the first third to {after:.2f} in the last."
         yield WarningSign(text, "The instructions become harder: set nearness_level to 1 or max_kept_examples to 0.")
     in_band = mean_of(logged(run, "self_rewarding/in_band_ratio"), 2)

@@ -21,6 +21,8 @@ FEWEST_IN_BAND = 8
 STRONG = 0.5  # pass rate from which on a majority without a true answer is watched
 # By chance alone one seed falls by two standard errors in 39 % of the checks, 16 or 32 do in 3 %.
 FEWEST_WATCHED, MOST_WATCHED = 16, 32
+ALARM = 2.0  # standard errors from which on a fall of the watched seeds' agreement is a loss
+DRIFT = 0.15  # how far below that of the seeds the pass rate of the model's own instructions is too hard
 READY = 0.1  # least share of seeds in the band whose majority is confirmed
 
 

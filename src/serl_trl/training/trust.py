@@ -15,7 +15,7 @@ from ..engine.sampling_settings import attributes, own_generators
 from ..engine.slow_weights import SlowWeights
 from ..engine.vllm import engine_seed
 from ..evaluation.model_index import BACK_TO
-from ..self_play.seed_evidence import Evidence, agreement, gather_evidence, use_evidence
+from ..self_play.seed_evidence import ALARM, DRIFT, Evidence, agreement, gather_evidence, use_evidence
 from .checkpoints import find_damage
 from .schedule import is_finished
 from .sentinel import go_back, good_checkpoint, paired_change, remove_good, save_good
@@ -24,9 +24,8 @@ from .sentinel import go_back, good_checkpoint, paired_change, remove_good, save
 logger = logging.getLogger(__name__)
 
 SHOWN = 1.0  # standard errors from which on true answers show a gain
-ALARM = 2.0  # standard errors that a fall takes to be one
 FEWEST_STEPS = 8  # between two checks, which cost as much as some steps
-DRIFT, DRIFT_GROUPS = 0.15, 64  # fall of the pass rate, over at least so many groups
+DRIFT_GROUPS = 64  # that a fall of the pass rate takes to be seen
 SLOWER = 0.5  # what the learning rate is multiplied with at an alarm
 
 
