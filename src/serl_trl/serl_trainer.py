@@ -35,6 +35,7 @@ from .training.reporting import ReportWriter
 from .training.same_run import run_facts, trained_parts
 from .training.saving import whole_checkpoint
 from .training.schedule import follow_progress, is_finished, placeholder_rows
+from .training.tracking import InstructionTable
 from .training.trust import Trust
 
 
@@ -126,7 +127,7 @@ class SeRLTrainer(PublicPushMixin, GRPOTrainer):
         self.loader = make_loader(self)
         self.trust = Trust(self)
         self.ending = GracefulEnd(self)
-        for callback in (self.trust, self.ending, ReportWriter(self)):
+        for callback in (self.trust, self.ending, ReportWriter(self), InstructionTable(self)):
             self.add_callback(callback)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):

@@ -16,10 +16,9 @@ SEED, SHOWN, UNSEEN = "What is 2 + 2?", "What is 3 + 3?", "Name a prime above 90
 RECORD = RunRecord("tiny", "q.jsonl", [SEED, UNSEEN], {"max_steps": 3})
 
 
-def candidate(instruction, fate="trained", rouge_l=0.5, answers=("4", None), nearest=SEED, parents=(SEED, SHOWN)):
-    return Candidate(
-        0, 0, 1, instruction, list(parents), fate, nearest=nearest, rouge_l=rouge_l, answers=list(answers)
-    )
+def candidate(instruction, fate="trained", answers=("4", None), parents=(SEED, SHOWN), **columns):
+    columns = {"nearest": SEED, "rouge_l": 0.5} | columns
+    return Candidate(0, 0, 1, instruction, list(parents), fate, answers=list(answers), **columns)
 
 
 def ledger(run, *candidates):
@@ -38,6 +37,7 @@ def ledger(run, *candidates):
         (candidate("What comes then? Name a prime above 90."), False),
         (candidate("What is 2 + 2", rouge_l=1.0), False),  # with diversity_threshold=1 all are admitted
         (candidate("What is 8 - 1?", answers=["What is 2 + 2? 4", "7"]), False),
+        (candidate("What is 8 - 2?", completions=["6", "As What is 2 + 2? shows, 6."]), False),
         (candidate("What is 2 +", fate="rejected"), False),
         (candidate("A seed of another file", parents=[]), False),  # resumed on seeds alone
         (candidate("What is 9 - 1?", fate="unused"), False),
@@ -51,6 +51,7 @@ def test_shown_is_what_was_admitted_and_has_no_seed_in_it(tmp_path, row, is_show
     assert len(train) + len(withheld) == 2
     for hidden in withheld:
         assert (hidden["instruction"], hidden["answers"], hidden["pseudo_label"]) == (None, [], None)
+        assert hidden["completions"] == hidden["slow_answers"] == []
     assert not {"parents", "nearest"} & set((train + withheld)[0])
 
 

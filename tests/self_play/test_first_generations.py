@@ -113,3 +113,11 @@ def test_a_group_that_was_sure_is_not_trained_on_where_its_second_vote_times_out
     batch = next(loader)
     assert [len(group.completions) for group in batch.groups] == [16, 16]
     assert {row["fate"] for row in ledger_rows(tmp_path) if len(row["answers"]) == 8} == {"out_of_band"}
+
+
+@pytest.mark.parametrize("keep", [True, False])
+def test_the_ledger_keeps_the_texts_of_completions_where_that_is_set(tmp_path, keep):
+    loader = make_loader(tmp_path, Script(agreeing=agreeing), keep_completions=keep, **SIXTEEN)
+    texts = {group.instruction: [completion.text for completion in group.completions] for group in next(loader).groups}
+    rows = {row["instruction"]: row["completions"] for row in ledger_rows(tmp_path) if row["instruction"] in texts}
+    assert rows == (texts if keep else dict.fromkeys(texts, []))

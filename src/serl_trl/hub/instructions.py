@@ -62,13 +62,14 @@ def without_seeds(rows: list[dict], seeds: list[str]) -> tuple[list[dict], list[
     train, withheld = [], []
     for row in rows:
         row = {name: value for name, value in row.items() if name not in PRIVATE_COLUMNS}
-        written = [row["instruction"], row["pseudo_label"], *row["answers"], *row["slow_answers"]]
+        written = [row["instruction"], row["pseudo_label"], *row["answers"], *row["slow_answers"], *row["completions"]]
         texts = [squeeze(text).casefold() for text in written if text]
         differs = was_admitted(row) and (row["rouge_l"] or 0.0) < 1.0
         if differs and not any(seed in text for seed in known for text in texts):
             train.append(row)
         else:
-            withheld.append(row | {"instruction": None, "answers": [], "slow_answers": [], "pseudo_label": None})
+            hidden = {"answers": [], "slow_answers": [], "completions": []}
+            withheld.append(row | hidden | {"instruction": None, "pseudo_label": None})
     return train, withheld
 
 

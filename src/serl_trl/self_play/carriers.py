@@ -63,6 +63,7 @@ class Candidate:
         nearest (`str | None`): The most similar earlier instruction, by ROUGE-L; `None` if none has a word in common.
         rouge_l (`float | None`): ROUGE-L F1 with `nearest`, in [0, 1].
         answers, rewards, timed_out: As in [`Vote`], shape (num_generations,); empty if it was not answered.
+        completions (`list[str]`): Their texts, with `keep_completions`.
         pseudo_label, pass_rate: As in [`Vote`]; `None` if it was not answered.
         slow_answers (`list[str | None]`): What the slow weights answered; empty if they were not asked.
         trained_step (`int | None`): Optimizer steps done when its group was handed to the trainer.
@@ -80,6 +81,7 @@ class Candidate:
     answers: list[str | None] = field(default_factory=list)
     rewards: list[float] = field(default_factory=list)
     timed_out: list[bool] = field(default_factory=list)
+    completions: list[str] = field(default_factory=list)
     pseudo_label: str | None = None
     pass_rate: float | None = None
     slow_answers: list[str | None] = field(default_factory=list)

@@ -73,7 +73,7 @@ class SelfPlayLoader:
         self.totals = Funnel()
         self.past = Funnel().past
         self.batch_index = 0
-        self.last_trained: list[str] = []  # instructions of the last batch
+        self.last_batch: list[Group] = []  # what was handed over last
         self.last_written: list[Candidate] = []  # of the batch before, on the process that writes the ledger
 
     def __iter__(self) -> Iterator[Batch]:
@@ -164,6 +164,8 @@ class SelfPlayLoader:
         for candidate, (prompt_ids, completions), vote in zip(admitted, answered, votes, strict=True):
             candidate.answers, candidate.rewards = list(vote.answers), list(vote.rewards)
             candidate.timed_out = list(vote.timed_out)
+            if self.settings.keep_completions:
+                candidate.completions = [completion.text for completion in completions]
             candidate.pseudo_label, candidate.pass_rate = vote.pseudo_label, vote.pass_rate
             if vote.pseudo_label is None:
                 candidate.fate = "no_pseudo_label"
@@ -212,7 +214,7 @@ class SelfPlayLoader:
             kept = self.sampler.with_logprobs(surplus)
         # All that may fail is done: from here on the batch counts.
         self.surplus = [replace(group, surplus=True) for group in kept]
-        self.last_trained = [group.instruction for group in batch]
+        self.last_batch = batch
         self.source.keep([group.instruction for group in batch if not group.is_seed])
         self.last_written = written
         self.batch_index += 1

@@ -197,6 +197,7 @@ class SelfPlaySettings:
     max_vote_seconds: float = setting(
         MAX_VOTE_SECONDS, "Longest vote on a group, in seconds; an answer that takes too long abstains."
     )
+    keep_completions: bool = setting(False, "Whether the ledger keeps the text of each completion.")
     max_rounds: int = setting(
         16, "Most rounds of self-instruction for a generation batch; one that they do not fill ends the training."
     )

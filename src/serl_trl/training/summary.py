@@ -43,8 +43,8 @@ def summarize(trainer, train_seconds: float) -> str:
         f"Tokens          {sum(counts[f'{what}_tokens'] for what in SAMPLED):,} sampled, "
         f"{counts['trained_tokens']:,} trained",
         f"Seconds         {', '.join(f'{stage} {value:.0f}' for stage, value in seconds.items())}",
-        *(["Some of its instructions:"] if trainer.loader.last_trained else []),
-        *(f"  - {instruction}" for instruction in trainer.loader.last_trained[-3:]),
+        *(["Some of its instructions:"] if trainer.loader.last_batch else []),
+        *(f"  - {group.instruction}" for group in trainer.loader.last_batch[-3:]),
         f"Model           {output_dir}",
         f"Log             {output_dir}/trainer_state.json",
         f'Ledger          load_dataset("parquet", data_files="{output_dir}/{LEDGER_FOLDER}/*.parquet")',
