@@ -2,17 +2,17 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 
 import pytest
 import torch
-from conftest import TINY_MODEL, tiny_config, tiny_seeds
+from conftest import TINY_MODEL, ledger_rows, tiny_config, tiny_seeds
 from test_vllm import FEW_SHOT, GREEDY, HAS_WHEEL, QUESTION, sample
 
 from serl_trl import SeRLTrainer
 from serl_trl.engine.log_probabilities import log_probabilities
+from serl_trl.launch import free_port
 from serl_trl.self_play.carriers import SamplingSettings
 
 
@@ -30,9 +30,7 @@ SERVE += ["--dtype", "float32", "--enforce-eager", "--host", "127.0.0.1"]
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
     """Start the server once, and return its address."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     environment = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     log = tmp_path_factory.mktemp("server") / "log.txt"
     with open(log, "w") as file:
@@ -122,6 +120,27 @@ def test_groups_come_back_in_order(trainer):
         torch.testing.assert_close(torch.tensor(sampled), torch.tensor(expected), rtol=0, atol=1e-3)
 
 
+def test_two_machines_share_the_server(server, tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1"]
+    command += ["--master_addr", "127.0.0.1", "--master_port", str(free_port())]
+    paths = os.pathsep.join(path for path in sys.path if path)  # pytest's, for this file's own imports
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": paths}
+    machines = [
+        subprocess.Popen([*command, "--node_rank", str(rank), __file__, server, str(tmp_path)], env=environment)
+        for rank in range(2)
+    ]
+    try:
+        assert [machine.wait(timeout=300) for machine in machines] == [0, 0]
+    finally:
+        for machine in machines:
+            machine.kill()
+    assert {row["trained_step"] for row in ledger_rows(tmp_path) if row["fate"] == "trained"} == {0, 1}
+
+
 def test_a_server_with_a_shorter_context_is_refused(server, tmp_path):
     with pytest.raises(ValueError, match="context of 256 tokens.*Set vllm_max_model_length to 256"):
         make_trainer(server, tmp_path)  # the tiny model's own context is 512
+
+
+if __name__ == "__main__":  # one of the processes of test_two_machines_share_the_server
+    make_trainer(*sys.argv[1:], vllm_max_model_length=CONTEXT).train()
