@@ -1,11 +1,13 @@
 """`serl-trl check` as users start it."""
 
 import json
+import os
+import subprocess
 import sys
 
 import pytest
 import yaml
-from conftest import TINY_MODEL, TINY_SETTINGS, tiny_seeds
+from conftest import ROOT, TINY_MODEL, TINY_SETTINGS, tiny_seeds
 
 from serl_trl.check import measuring
 from serl_trl.check.command import run
@@ -70,3 +72,14 @@ def test_accelerate_launches_the_check(arguments, monkeypatch):
     command = ended.value.code
     assert command[command.index("--num_processes") + 1] == "2"
     assert command[command.index("--module") + 1 :] == ["serl_trl.check.command", *arguments]
+
+
+@pytest.mark.distributed
+def test_two_processes_agree_and_one_of_them_speaks(arguments, tmp_path):
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "serl_trl.cli", "check"]
+    environment = os.environ | {"ACCELERATE_USE_CPU": "true", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")}
+    result = subprocess.run(
+        [sys.executable, *launcher, *arguments], env=environment, capture_output=True, text=True, timeout=240
+    )
+    assert result.returncode == 0, result.stderr[-2000:]
+    assert result.stdout.splitlines().count("go") == 1 and result.stdout.splitlines()[-1] == "go"
