@@ -21,6 +21,7 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from learning_figures import T_QUANTILES, by_arm, draw, draw_sweep, draw_worlds, table, worlds_table
 from worlds import ROOT, WORLDS, World, question
@@ -185,7 +186,7 @@ def train(arm: str, settings: dict, seed: int, folder: Path) -> dict:
         "arm": arm,
         "settings": arm_settings,
         "seed": seed,
-        **measure(output, world, folder),
+        **values(measure(output, world, output, "held_out")),
         "curve": curve,
         "label_accuracy": [sum(row["right"] for row in third) / len(third) for third in thirds],
         "distinct": [len({row["instruction"] for row in third}) / len(third) for third in thirds],
@@ -221,28 +222,31 @@ def calibration(ledger: list[dict]) -> dict[str, list[list[int]]]:
     return counts
 
 
-def measure(model: Path, world: World, folder: Path) -> dict:
-    """Return pass@1 and maj@16 on the held-out questions, as `serl-trl eval` measures them."""
+def measure(model: Path, world: World, folder: Path, name: str, **settings) -> dict:
+    """Return the results of `serl-trl eval` on the held-out questions, written to `folder/eval_name`."""
     from serl_trl.evaluation.arguments import EvaluationArguments
     from serl_trl.evaluation.job import evaluate
 
-    data, output = folder / f"held-out-{os.getpid()}.jsonl", folder / f"eval-{os.getpid()}"
+    data, output = folder / f"held_out_{os.getpid()}.jsonl", folder / f"eval_{name}"
     texts = [question(*pair) for pair in world.held_out]
     data.write_text("".join(json.dumps({"question": t, "answer": str(world.true_answer(t))}) + "\n" for t in texts))
-    shutil.rmtree(output, ignore_errors=True)
-    results = evaluate(
+    return evaluate(
         EvaluationArguments(
             model=str(model),
             data=[str(data)],
             num_samples=SAMPLES,
             batch_size=len(texts) * SAMPLES,
-            max_completion_length=8,
+            max_completion_length=SETTINGS["max_completion_length"],
             prompt_template=SETTINGS["prompt_template"],
             use_vllm=False,
             output_dir=str(output),
+            **settings,
         )
     )
-    shutil.rmtree(output)
+
+
+def values(results: dict) -> dict[str, float]:
+    """Return pass@1 and maj@16 of the results of [`measure`]."""
     (metrics,) = (dataset["metrics"] for dataset in results["datasets"].values())
     return {name: metrics[name]["value"] for name in ("pass@1", f"maj@{SAMPLES}")}
 
@@ -313,7 +317,8 @@ def main() -> None:
         draw_worlds(groups, figure)
     else:
         world = WORLDS["small"]
-        start = measure(world.start_model(folder), world, folder)
+        with TemporaryDirectory() as evaluation:
+            start = values(measure(world.start_model(folder), world, Path(evaluation), "start"))
         print(table(groups, start[f"maj@{SAMPLES}"]))
         if args.sweep:
             draw_sweep(

@@ -44,50 +44,29 @@ def free_folder() -> Path:
 
 def show_gain(folder: Path, seed: int) -> dict[str, dict[str, float]]:
     """Train the small model by self-play; return `before`, `difference`, `low` and `high` of each metric, in points."""
-    from learning import SAMPLES, SETTINGS
+    from learning import SAMPLES, SETTINGS, measure
     from transformers.utils.logging import disable_progress_bar
-    from worlds import WORLDS, question
+    from worlds import WORLDS
 
-    from serl_trl.evaluation.arguments import EvaluationArguments
-    from serl_trl.evaluation.job import evaluate
     from serl_trl.train import run
 
     disable_progress_bar()
     world = WORLDS["small"]
     folder.mkdir(parents=True)
-    seeds = [{"question": question(*pair)} for pair in world.seeds]
-    texts = [question(*pair) for pair in world.held_out]
-    held_out = [{"question": text, "answer": str(world.true_answer(text))} for text in texts]
-    for name, rows in {"seeds": seeds, "held_out": held_out}.items():
-        (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    start, trained = world.start_model(folder), folder / "trained"
-
-    def measure(model: Path, **settings) -> dict:
-        return evaluate(
-            EvaluationArguments(
-                model=str(model),
-                data=[str(folder / "held_out.jsonl")],
-                num_samples=SAMPLES,
-                batch_size=SAMPLES * len(held_out),
-                max_completion_length=SETTINGS["max_completion_length"],
-                prompt_template=SETTINGS["prompt_template"],
-                use_vllm=False,
-                output_dir=str(folder / f"eval_{model.name}"),
-                **settings,
-            )
-        )
-
-    before = measure(start)
+    seeds, trained = folder / "seeds.jsonl", folder / "trained"
+    seeds.write_text("".join(json.dumps({"question": text}) + "\n" for text in world.seed_rows(0)["instruction"]))
+    start = world.start_model(folder)
+    before = measure(start, world, folder, "start")
     settings = SETTINGS | {"method": "trusted", "seed": seed, "logging_steps": 10, "disable_tqdm": False}
     arguments = [argument for name, value in settings.items() for argument in (f"--{name}", str(value))]
-    arguments += ["--model_name_or_path", str(start), "--seeds", str(folder / "seeds.jsonl")]
+    arguments += ["--model_name_or_path", str(start), "--seeds", str(seeds)]
     run([*arguments, "--output_dir", str(trained)])
-    after = measure(trained, compare=str(folder / f"eval_{start.name}" / "results.json"))
-    metrics = before["datasets"]["held_out"]["metrics"]
+    after = measure(trained, world, folder, "trained", compare=str(folder / "eval_start" / "results.json"))
+    metrics = next(iter(before["datasets"].values()))["metrics"]
     return {
         metric: {"before": 100 * metrics[metric]["value"]}
         | {name: 100 * change[name] for name in ("difference", "low", "high")}
-        for metric, change in after["comparison"]["datasets"]["held_out"].items()
+        for metric, change in next(iter(after["comparison"]["datasets"].values())).items()
         if metric in ("pass@1", f"maj@{SAMPLES}")
     }
 
@@ -110,6 +89,10 @@ def show_loop(folder: Path) -> None:
 
     from serl_trl.train import run
 
+    if find_spec("vllm"):
+        from vllm.model_executor.model_loader import weight_utils
+
+        weight_utils.enable_tqdm = lambda is_wanted: False  # its bar of weights; no setting of TRL's reaches it
     print("Converting SmolLM2-135M-Instruct to a checkpoint (once) ...", flush=True)
     model = make_demo_model()
     engine = "colocated vLLM" if find_spec("vllm") else "transformers generation, since vLLM is not installed here"

@@ -8,6 +8,7 @@ from serl_trl.self_play import MajorityLabels, ScriptedSampler, SelfPlaySettings
 from serl_trl.self_play.carriers import Group
 from serl_trl.self_play.confirmation import LOOKS, Confirmation, verdict
 from serl_trl.self_play.funnel import Funnel
+from serl_trl.self_play.prompt import load_template
 
 
 LAST = max(LOOKS)
@@ -84,7 +85,7 @@ def ask(slow_reply, texts=("7", "7", "7", "2"), instructions=("What is it",), ma
         groups.append(Group(number, instructions[number], prompt, tuple(ids), tuple(completions), vote))
     sampler.calls.clear()
     funnel = Funnel()
-    verdicts, answers = Confirmation(settings, sampler).ask(groups, funnel)
+    verdicts, answers = Confirmation(settings, sampler, load_template(settings.prompt_template)).ask(groups, funnel)
     return verdicts, answers, sampler, funnel
 
 

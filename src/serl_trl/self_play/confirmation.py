@@ -7,7 +7,7 @@ from ..answers.reading import after_thinking
 from .carriers import Completion, Group
 from .evidence import lead
 from .funnel import Funnel
-from .prompt import load_template
+from .prompt import PromptTemplate
 from .sampler import Sampler, judge_once
 from .settings import SelfPlaySettings
 
@@ -38,11 +38,11 @@ class Confirmation:
     Args:
         settings ([`SelfPlaySettings`]): The run's settings.
         sampler ([`Sampler`]): Where the answers of the slow weights come from.
+        template ([`PromptTemplate`]): The run's.
     """
 
-    def __init__(self, settings: SelfPlaySettings, sampler: Sampler):
-        self.settings, self.sampler = settings, sampler
-        self.thinking_end = load_template(settings.prompt_template).thinking_end
+    def __init__(self, settings: SelfPlaySettings, sampler: Sampler, template: PromptTemplate):
+        self.settings, self.sampler, self.template = settings, sampler, template
 
     def ask(self, groups: Sequence[Group], funnel: Funnel) -> tuple[list[bool], list[list[str | None]]]:
         """Return whether the slow weights confirm each group's label, and what they answered.
@@ -78,7 +78,7 @@ class Confirmation:
         """Return how many replies agree with the group's label, how many the largest other class has, and answers."""
         both = [*group.completions, *replies]
         texts, truncated = [reply.text for reply in both], [reply.truncated for reply in both]
-        texts, truncated = after_thinking(texts, truncated, self.thinking_end)
+        texts, truncated = after_thinking(texts, truncated, self.template.thinking_end)
         judged = judge_group(texts, truncated, self.settings.answer_format, self.settings.max_vote_seconds)
         first = len(group.completions)
         winner = group.vote.rewards.index(1.0)

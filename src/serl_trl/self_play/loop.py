@@ -65,7 +65,7 @@ class SelfPlayLoader:
         self.settings, self.source, self.labels, self.sampler = settings, source, labels, sampler
         self.ledger, self.show_progress = ledger, show_progress
         self.template = load_template(settings.prompt_template)
-        self.confirmation = Confirmation(settings, sampler) if settings.confirm_majority else None
+        self.confirmation = Confirmation(settings, sampler, self.template) if settings.confirm_majority else None
         self.min_pass_rate = settings.min_pass_rate  # evidence may raise it
         self.num_groups = settings.num_groups
         self.num_seed_groups = round(source.seed_share * self.num_groups)
