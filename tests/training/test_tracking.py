@@ -32,6 +32,16 @@ def test_tensorboard_has_a_table_of_each_logged_batch(tmp_path, monkeypatch):
     assert {"train/self_rewarding/pass_rate", "train/reward"} <= set(events.Tags()["scalars"])
 
 
+def test_no_seed_is_sent(tmp_path, monkeypatch):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "board"))
+    seeds = train(tmp_path / "run", report_to="tensorboard", instruction_source="seeds")
+    events = EventAccumulator(str(tmp_path / "board"))
+    events.Reload()
+    assert seeds and not [tag for tag in events.Tags()["tensors"] if TABLE in tag]
+
+
 def test_wandb_has_a_table(tmp_path, monkeypatch):
     wandb = pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")

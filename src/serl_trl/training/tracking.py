@@ -17,7 +17,7 @@ SHOWN = 32  # instructions of a batch; TensorBoard keeps each table whole
 class InstructionTable(TrainerCallback):
     """Sends the last batch's instructions to the trackers of `report_to` whenever the trainer logs, as TRL does completions.
 
-    trackio and wandb get a table, TensorBoard a text.
+    trackio and wandb get a table, TensorBoard a text. Seeds are left out: a tracker may be somebody else's server.
     """
 
     def __init__(self, trainer):
@@ -29,9 +29,10 @@ class InstructionTable(TrainerCallback):
 
     def on_log(self, args, state, control, **kwargs):
         loader = self.trainer.loader
-        if not state.is_world_process_zero or not loader.last_batch or self.sent == loader.batch_index:
+        groups = [group for group in loader.last_batch if not group.is_seed][:SHOWN]
+        if not state.is_world_process_zero or not groups or self.sent == loader.batch_index:
             return
-        self.sent, rows = loader.batch_index, [row(group, state.global_step) for group in loader.last_batch[:SHOWN]]
+        self.sent, rows = loader.batch_index, [row(group, state.global_step) for group in groups]
         for tracker in map(import_module, {"trackio", "wandb"} & set(args.report_to)):
             if tracker.__name__ == "trackio" or tracker.run is not None:  # wandb has none where it is switched off
                 tracker.log({TABLE: tracker.Table(dataframe=pd.DataFrame(rows))})
