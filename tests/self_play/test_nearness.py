@@ -81,6 +81,8 @@ ARABIC_DIGITS = str.maketrans("0123456789", "٠١٢٣٤٥٦٧٨٩")
         (sums(50), "what is 57 +  19?", True),  # case and white space say nothing
         (sums(50), "What is 3 + 8?", True),  # small numbers are near
         (sums(50), "What is 157 + 19?", False),
+        (sums(50), "What is 100 + 19?", False),  # a digit more, though within 10 % of the largest
+        (sums(50, "What is {}1 + {}1?"), "What is 999 + 101?", True),
         (sums(50), "What is 1,957 + 19?", False),
         (sums(50), "What is 57 + 19 + 23?", False),  # another count of numbers
         (sums(50), "What is 2.5 + 19?", False),  # another notation
@@ -156,6 +158,13 @@ def test_a_level_widens():
     three_addends = "What is 57 + 19 + 23?"
     assert [NearnessGate(sums(60), level).admits(three_addends) for level in (1.0, 3.0, 5.0)] == [False, False, True]
     assert not NearnessGate(sums(60), 1000.0).binds  # everything is near
+
+
+def test_a_level_widens_by_digits():
+    admitted = [
+        [NearnessGate(sums(60), level).admits(f"What is {n} + 19?") for n in (99, 100)] for level in (1.0, 2.0)
+    ]
+    assert admitted == [[True, False], [True, True]]
 
 
 @given(st.lists(st.text(), min_size=1, max_size=8), st.text(), st.randoms())

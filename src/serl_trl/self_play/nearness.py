@@ -30,11 +30,12 @@ class NearnessGate:
       run of digits as one 0. At most the 95 % quantile of the seeds, each under a model of all others. A loss below one
       bit counts as one: seeds of one shape ("What is 23 + 48?") have nearly none;
     - the length in characters, each run of digits as one: between the quantiles of 2.5 and 97.5 %;
-    - the largest number, in digits: at most the 95 % quantile;
+    - the largest number, in digits: at most the 95 % quantile, and with no digit more than that has;
     - the count of numbers in digits: between the quantiles of 2.5 and 97.5 %.
 
     Each limit then moves outwards by 10 %, and by 5 / n of its distance from the median of the n seeds, on a logarithmic
-    scale: the extremes of few seeds are less than those of their kind.
+    scale: the extremes of few seeds are less than those of their kind. A digit more makes a number another kind: where
+    seeds had two, a real model wrote most of its questions with numbers from 100 to 107 (docs/runs.md).
 
     Args:
         seeds (`Sequence[str]`): The user's instructions, in any order; a repeated one counts once.
@@ -63,6 +64,8 @@ class NearnessGate:
         limits = [_limits(*row, level) for row in zip(measures.T, (0.05, 0.025, 0.05, 0.025), strict=True)]
         self._lowest, self._highest = np.transpose(limits)
         self._lowest[[0, 2]] = 0.0  # a small loss is near, and so are small numbers
+        digits = _digits(_quantile(measures[:, 2], 0.05)) + max(level - 1.0, 0.0)
+        self._highest[2] = min(self._highest[2], digits * math.log(10.0) - 1e-9)
         # Fewer than three seeds show no kind.
         self.binds = len(seeds) >= 3 and sum(map(self.admits, _mixtures(seeds))) < MIXTURES / 2
 
@@ -140,10 +143,20 @@ def _shape(text: str) -> str:
 
 def _limits(measures: np.ndarray, outside: float, level: float) -> tuple[float, float]:
     """Return the lowest and highest value, for seeds of which at most the share `outside` lies beyond each, shape (n,)."""
-    measures, n = np.sort(measures), len(measures)
-    lowest, median, highest = measures[int(outside * n)], np.median(measures), measures[n - 1 - int(outside * n)]
+    n, median = len(measures), np.median(measures)
+    lowest, highest = -_quantile(-measures, outside), _quantile(measures, outside)
     below, above = SLACK + FEW / n * (median - lowest), SLACK + FEW / n * (highest - median)
     return lowest - level * below, highest + level * above
+
+
+def _quantile(measures: np.ndarray, outside: float) -> float:
+    """Return the highest value, without the largest ones of which there are at most the share `outside`, shape (n,)."""
+    return np.sort(measures)[len(measures) - 1 - int(outside * len(measures))]
+
+
+def _digits(logarithm: float) -> int:
+    """Return how many digits the whole part of a number has, of its logarithm, at least 0."""
+    return math.floor(logarithm / math.log(10.0) + 1e-9) + 1
 
 
 def _mixtures(seeds: Sequence[str]) -> list[str]:
