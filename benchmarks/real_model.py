@@ -43,7 +43,7 @@ TRAINING = {
     "bf16": False,
     "gradient_checkpointing": False,
     "max_steps": STEPS,
-    "learning_rate": 2e-5,
+    "learning_rate": 1e-5,
     "warmup_steps": 0.1,
     "beta": 0.0,
     "num_generations": 8,
