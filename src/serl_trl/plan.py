@@ -175,7 +175,7 @@ def plan_and_write(args: Namespace) -> str:
     context = model_length(config)
     if context <= PROMPT_LENGTH:
         raise ValueError(
-            f"The model's context is {context} tokens, and {PROMPT_LENGTH} are for the prompt. Take another."
+            f"The model's context is {context} tokens, and {PROMPT_LENGTH} are for the prompt. Take a model with a longer one."
         )
     if not 1 <= args.max_completion_length <= context - PROMPT_LENGTH:
         raise ValueError(

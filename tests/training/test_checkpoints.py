@@ -132,7 +132,7 @@ def test_a_run_without_its_ledger_is_refused_before_a_model_is_loaded(run):
 def test_a_trainer_does_not_train_a_second_run_over_its_checkpoints(tmp_path):
     trainer = make_trainer(tmp_path, max_steps=2)
     trainer.train()
-    with pytest.raises(ValueError, match="holds another run"):
+    with pytest.raises(ValueError, match="holds a run that is not finished"):
         trainer.train()
 
 

@@ -30,6 +30,7 @@ def main(script_args, training_args, model_args) -> None:
             (training_args.output_dir,) = broadcast_object_list([folder])
             training_args.push_to_hub = script_args.push_instructions = False  # Trainer would make the repository
             trainer = make_trainer(script_args, training_args, model_args)
+        trainer.accelerator.print("The model answers seeds and writes instructions: some minutes.", file=sys.stderr)
         try:
             result = trainer.check()
         except KeyboardInterrupt:

@@ -96,6 +96,11 @@ def _pass_rates(findings: Findings) -> str:
         f"Groups by pass rate; the band is {settings.min_pass_rate:g} to {settings.max_pass_rate:g}:\n"
         f"{table(names, [list(line) for line in zip(ranges, *columns, strict=True)])}\n"
         f"{evidence.describe() if settings.evidence_seeds else evidence.figures()}\n{_difficulty(findings, own)}"
+        + (
+            ""
+            if labelled
+            else "\nNo seed has an answer that it was compared with: whether the majority is right is not known."
+        )
     )
 
 

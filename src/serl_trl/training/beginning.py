@@ -128,13 +128,14 @@ def _check_ledger(run: Path, next_batch: int, next_id: int, changed: int | None)
 
 def _check_free(output_dir: str, last: str | None) -> None:
     """Raise `ValueError` if a new run would overwrite another; what one left that never saved anything is none."""
+    is_finished = (Path(output_dir) / TRAINER_STATE_FILE).is_file()
     if last is not None:
+        state, more = ("a finished run", " and raise max_steps") if is_finished else ("a run that is not finished", "")
         raise ValueError(
-            f"output_dir {output_dir!r} holds another run. Set resume_from_checkpoint to {last!r} to go on with it, or "
-            "output_dir to a new folder."
+            f"output_dir {output_dir!r} holds {state}. Set output_dir to a new folder; to go on with that run set "
+            f"resume_from_checkpoint to 'true'{more}."
         )
-    holds_ledger = any((Path(output_dir) / LEDGER_FOLDER).glob("*.parquet"))
-    if holds_ledger and (Path(output_dir) / TRAINER_STATE_FILE).is_file():
+    if is_finished and any((Path(output_dir) / LEDGER_FOLDER).glob("*.parquet")):
         raise ValueError(
             f"output_dir {output_dir!r} holds a finished run, and no checkpoint to go on from. Set output_dir to a new "
             "folder."

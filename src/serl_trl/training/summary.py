@@ -14,7 +14,7 @@ class StepLines(ProgressCallback):
             return
         parts = [f"step {state.global_step}/{state.max_steps}", f"reward {logs['reward']:.2f}"]
         for name in ("self_instruction/candidates", "self_instruction/admitted", "self_rewarding/surplus_groups"):
-            parts.append(f"{name.split('/')[1].replace('_', ' ')} {logs[name]:g}")
+            parts.append(f"{name.split('/')[1].replace('_', ' ')} {round(logs[name], 1):g}")
         if "self_rewarding/pass_rate" in logs:
             parts.append(f"pass rate {logs['self_rewarding/pass_rate']:.2f}")
         self.training_bar.write("  ".join([*parts, f"{logs['step_time']:.1f} s"]))
@@ -23,15 +23,15 @@ class StepLines(ProgressCallback):
 def summarize(trainer, train_seconds: float) -> str:
     """Return the summary of a finished run: funnel, rewards, tokens, seconds, some instructions, and where all lies."""
     totals, counts, output_dir = trainer.loader.totals, trainer.loader.totals.counts, trainer.args.output_dir
-    rejected = ", ".join(f"{count} {reason}" for reason, count in totals.rejected.most_common()) or "none"
+    rejected = "".join(f", {count} {reason}" for reason, count in totals.rejected.most_common())
     rewards = [f"{entry['reward']:.2f}" for entry in trainer.state.log_history if entry.get("reward") is not None]
-    seconds = {**totals.seconds, "training": train_seconds - totals.seconds.total()}
+    seconds = {**totals.seconds, "training and the rest": train_seconds - totals.seconds.total()}
     accuracies = [f"{entry['eval_pass@1']:.3f}" for entry in trainer.state.log_history if "eval_pass@1" in entry]
     unused = counts["candidates"] - totals.rejected.total() - counts["admitted"]
     lines = [
         f"Steps           {trainer.state.global_step}, from {len(trainer.seeds.instructions)} seeds",
         f"Candidates      {counts['candidates']} instructions written in {totals.rounds} rounds",
-        f"  rejected      {totals.rejected.total()}: {rejected}",
+        f"  rejected      {totals.rejected.total()} by their text{rejected}",
         f"  unused        {unused}, since their batch was full",
         f"  admitted      {counts['admitted']}, each answered {trainer.num_generations} times",
         f"  in the band   {counts['in_band']}, pass rate within "
