@@ -12,6 +12,8 @@ main=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 port=$((20000 + SLURM_JOB_ID % 20000)) # jobs that share a machine need ports of their own
 
 export main port
+export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK # srun takes no other word for it since Slurm 22.05
+: "${SLURM_GPUS_ON_NODE:?Ask for GPUs, e.g. by --gres gpu:8}"
 
 # One launcher on each machine. --kill-on-bad-exit ends all where one fails, and the others would wait.
 srun --kill-on-bad-exit=1 bash -c 'exec serl-trl train "$@" \

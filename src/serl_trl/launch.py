@@ -107,7 +107,7 @@ def launch(path: str | Path, launcher: list[str], training: list[str], parser, m
     accelerate = launch_command_parser()
     accelerate.error = parser.error
     given = accelerate.parse_args(arguments)
-    machines = given.num_machines or content.get("num_machines", 1)
+    machines = given.num_machines or content.get("num_machines") or 1
     if machines == 1 and given.main_process_port is None and "main_process_port" not in content:
         arguments = ["--main_process_port", str(free_port()), *arguments]  # accelerate's own may be another run's
     os.execv(sys.executable, [sys.executable, "-m", "accelerate.commands.launch", *arguments])

@@ -27,12 +27,13 @@ def check_shared(output_dir: str | os.PathLike) -> None:
     from accelerate import PartialState
     from accelerate.utils import broadcast_object_list, gather_object
 
-    folder, name = _existing(output_dir), [None]
+    folder, found = Path(output_dir).absolute(), [None]
     with ExitStack() as stack:
         if PartialState().is_main_process:
-            name[0] = Path(stack.enter_context(NamedTemporaryFile(dir=folder)).name).name
-        broadcast_object_list(name)
-        if not all(gather_object([(folder / name[0]).exists()])):
+            file = stack.enter_context(NamedTemporaryFile(dir=_existing(folder)))
+            found[0] = os.path.relpath(file.name, folder)  # the folders' names may differ from machine to machine
+        broadcast_object_list(found)
+        if not all(gather_object([os.path.exists(os.path.normpath(folder / found[0]))])):
             raise ValueError(
                 f"output_dir is {str(output_dir)!r}, which another machine does not have. Set it to a folder that all "
                 "machines share."

@@ -40,6 +40,7 @@ def main(script_args, training_args, model_args):
     from .hub.privacy import shown_command
     from .hub.push import push_or_exit
     from .hub.run_record import changed_settings
+    from .output_dir import check_shared
     from .report.page import write_or_warn
     from .self_play.loop import DryBatchError
     from .training.saving import naming_disk
@@ -47,6 +48,8 @@ def main(script_args, training_args, model_args):
     from .training.trust import NotReadyError
 
     with one_sentence():
+        if training_args.world_size > 1:
+            check_shared(training_args.output_dir)
         trainer = make_trainer(script_args, training_args, model_args)
 
     # Train

@@ -37,7 +37,7 @@ def ledger(run, *candidates):
         (candidate("What comes then? Name a prime above 90."), False),
         (candidate("What is 2 + 2", rouge_l=1.0), False),  # with diversity_threshold=1 all are admitted
         (candidate("What is 8 - 1?", answers=["What is 2 + 2? 4", "7"]), False),
-        (candidate("What is 8 - 2?", completions=["6", "As What is 2 + 2? shows, 6."]), False),
+        (candidate("What is 8 - 2?", completions=["6", "As What is 2 + 2? shows, 6."]), True),  # these are left out
         (candidate("What is 2 +", fate="rejected"), False),
         (candidate("A seed of another file", parents=[]), False),  # resumed on seeds alone
         (candidate("What is 9 - 1?", fate="unused"), False),
@@ -51,8 +51,8 @@ def test_shown_is_what_was_admitted_and_has_no_seed_in_it(tmp_path, row, is_show
     assert len(train) + len(withheld) == 2
     for hidden in withheld:
         assert (hidden["instruction"], hidden["answers"], hidden["pseudo_label"]) == (None, [], None)
-        assert hidden["completions"] == hidden["slow_answers"] == []
-    assert not {"parents", "nearest"} & set((train + withheld)[0])
+        assert hidden["slow_answers"] == []
+    assert not {"parents", "nearest", "completions"} & set((train + withheld)[0])
 
 
 def read_instructions_of(run):

@@ -10,8 +10,6 @@ from ..train import run as run_command
 
 def main(script_args, training_args, model_args) -> None:
     """Check a run, and end with exit code 1 where it should not begin."""
-    from accelerate.utils import broadcast_object_list
-
     from ..output_dir import check_output_dir
     from ..training.beginning import resolve_checkpoint
     from .measuring import check_parallelism
@@ -26,8 +24,7 @@ def main(script_args, training_args, model_args) -> None:
             check_parallelism(training_args)
             check_output_dir(training_args.output_dir)
             resolve_checkpoint(None, training_args)
-            # Trainer makes the folder, and TRL one in it; all processes have that of the first.
-            (training_args.output_dir,) = broadcast_object_list([folder])
+            training_args.output_dir = folder  # Trainer makes the folder, and TRL one in it
             training_args.push_to_hub = script_args.push_instructions = False  # Trainer would make the repository
             trainer = make_trainer(script_args, training_args, model_args)
         trainer.accelerator.print("The model answers seeds and writes instructions: some minutes.", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 import os
 import resource
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
@@ -186,4 +187,5 @@ def measure_memory(device: torch.device) -> tuple[float, float]:
         free, there = torch.cuda.mem_get_info(device)
         return there - free + torch.cuda.max_memory_reserved(device) - torch.cuda.memory_reserved(device), there
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, there
+    unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit, there

@@ -11,9 +11,8 @@ from huggingface_hub import DatasetCard, DatasetCardData
 
 from ..markdown import code_block, escaped
 from ..self_play.ledger import LEDGER_FOLDER, SCHEMA
-from ..self_play.parsing import squeeze
 from .card import method, settings_yaml
-from .privacy import PRIVATE_COLUMNS
+from .privacy import PRIVATE_COLUMNS, folded, holds_seed
 from .run_record import RunRecord
 
 
@@ -58,18 +57,16 @@ def without_seeds(rows: list[dict], seeds: list[str]) -> tuple[list[dict], list[
     own = {row["instruction"] for row in rows if was_admitted(row) and row["parents"]}
     shown = {text for row in rows for text in [*row["parents"], row["nearest"]] if text}  # of an earlier seeds' file
     shown |= {row["instruction"] for row in rows if not row["parents"]}
-    known = [squeeze(seed).casefold() for seed in {*seeds, *(shown - own)}]
+    known = list(map(folded, {*seeds, *(shown - own)}))
     train, withheld = [], []
     for row in rows:
         row = {name: value for name, value in row.items() if name not in PRIVATE_COLUMNS}
-        written = [row["instruction"], row["pseudo_label"], *row["answers"], *row["slow_answers"], *row["completions"]]
-        texts = [squeeze(text).casefold() for text in written if text]
+        written = [row["instruction"], row["pseudo_label"], *row["answers"], *row["slow_answers"]]
         differs = was_admitted(row) and (row["rouge_l"] or 0.0) < 1.0
-        if differs and not any(seed in text for seed in known for text in texts):
+        if differs and not holds_seed(written, known):
             train.append(row)
         else:
-            hidden = {"answers": [], "slow_answers": [], "completions": []}
-            withheld.append(row | hidden | {"instruction": None, "pseudo_label": None})
+            withheld.append(row | {"instruction": None, "answers": [], "slow_answers": [], "pseudo_label": None})
     return train, withheld
 
 

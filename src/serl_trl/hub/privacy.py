@@ -6,8 +6,10 @@ Trainer, TRL and `serl-trl push` put a run on the Hub. This is the one place tha
 import os
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
+
+from ..self_play.parsing import squeeze
 
 
 # What a model is made of, at the top of a run's folder. Named one by one, since a folder may hold files of the user's.
@@ -23,8 +25,18 @@ configuration_*.py modeling_*.py tokenization_*.py
 # All that is uploaded, as arguments of `HfApi.upload_folder`: no ledger, completions, checkpoints, all that lies in folders.
 PUBLIC_ONLY = {"allow_patterns": _PUBLIC_FILES, "ignore_patterns": ["*/*"]}
 
-# Columns of the ledger that hold seeds: few-shot examples and nearest neighbours.
-PRIVATE_COLUMNS = ("parents", "nearest")
+# Columns of the ledger that hold seeds: few-shot examples, nearest neighbours, and texts that may say anything.
+PRIVATE_COLUMNS = ("parents", "nearest", "completions")
+
+
+def folded(text: str) -> str:
+    """Return a text as it is compared with seeds, whatever its case and white space."""
+    return squeeze(text).casefold()
+
+
+def holds_seed(texts: Iterable[str | None], seeds: Collection[str]) -> bool:
+    """Return whether a text has the whole of a seed in it; the seeds are [`folded`]."""
+    return any(seed in text for text in map(folded, filter(None, texts)) for seed in seeds)
 
 
 def check_privacy(config) -> None:

@@ -23,7 +23,7 @@ class Run:
 
     Attributes:
         name (`str`): Its name on the page, e.g. `"outputs/mine"` or `"outputs/mine/iteration-2"`.
-        ledger (`pa.Table`): All columns of the ledger.
+        ledger (`pa.Table`): `COLUMNS`, `answers` and `parents` of each candidate.
         rows (`list[dict]`): The ledger without the lists: `COLUMNS` of each candidate, in order of `id`.
         log (`list[dict]`): Trainer's `log_history` up to the last checkpoint or, if it is finished, the end.
         is_finished (`bool`): Whether the model was saved at its end.
@@ -84,7 +84,7 @@ def read_runs(folder: str | os.PathLike) -> list[Run]:
 
 def read_run(folder: Path, name: str) -> Run:
     """Return the run whose ledger lies in a folder; raise `ValueError` as [`read_runs`] does."""
-    ledger = Ledger(folder).read()
+    ledger = Ledger(folder).read([*COLUMNS, "answers", "parents"])
     if not ledger.num_rows:
         raise ValueError(f"{str(folder / LEDGER_FOLDER)!r} is empty. Come back after the run's first batch.")
     last = final_state(folder)
@@ -130,4 +130,5 @@ def _results(path: Path) -> dict | None:
         results = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         return None
-    return results if isinstance(results, dict) and {"settings", "datasets"} <= results.keys() else None
+    is_ours = isinstance(results, dict) and "datasets" in results and "model" in (results.get("settings") or {})
+    return results if is_ours else None

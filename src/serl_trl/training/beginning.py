@@ -9,6 +9,7 @@ from pathlib import Path
 from accelerate.utils import broadcast_object_list, gather_object
 from transformers import TrainerState
 
+from ..output_dir import check_shared
 from ..self_play.ledger import LEDGER_FOLDER, Ledger
 from .checkpoints import (
     STATE_FILE,
@@ -62,6 +63,8 @@ def begin_or_resume(trainer, resume_from_checkpoint: str | bool | None) -> str |
 
     Errors as in [`resolve_checkpoint`].
     """
+    if trainer.args.world_size > 1:
+        check_shared(trainer.args.output_dir)
     checkpoint = resolve_checkpoint(resume_from_checkpoint, trainer.args, trainer.run_facts)
     if trainer.args.process_index == 0:
         if checkpoint is None and resume_from_checkpoint:

@@ -10,7 +10,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 from ..answers.judging import read_true_answer
 from ..engine.adapters import add_empty_adapter, check_adapter, empty_model
 from ..engine.models import control_tokens, is_fsdp, is_sharded, request_turns, tokenize_prompts
-from ..output_dir import check_output_dir, check_shared
+from ..output_dir import check_output_dir
 from ..seeds import Seeds
 from ..self_play.prompt import PromptTemplate, answer_prompt, few_shot_prompt, load_template
 from ..self_play.sources import check_enough_seeds
@@ -23,8 +23,6 @@ logger = logging.getLogger(__name__)
 def check_run(model, peft_config, reward_funcs, args) -> None:
     """Raise `ValueError` for a run that could not begin, or not as it is meant, whatever its seeds; see each check."""
     check_output_dir(args.output_dir)
-    if args.world_size > 1:
-        check_shared(args.output_dir)
     check_parallelism(model, peft_config, args)
     check_rewards(reward_funcs, args.reward_weights)
     check_optimizer(args)

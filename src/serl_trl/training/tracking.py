@@ -1,14 +1,19 @@
 """What a tracker shows of a run beside its curves: the instructions that are trained on, with their votes."""
 
-from importlib import import_module
+import html
+import logging
+import re
 
 import pandas as pd
 from transformers import TrainerCallback
 from transformers.integrations import TensorBoardCallback
 
-from ..markdown import escaped
+from ..hub.privacy import folded, holds_seed
+from ..report.counts import short, votes
 from ..self_play.carriers import Group
 
+
+logger = logging.getLogger(__name__)
 
 TABLE = "self_rewarding/instructions"
 SHOWN = 32  # instructions of a batch; TensorBoard keeps each table whole
@@ -17,44 +22,59 @@ SHOWN = 32  # instructions of a batch; TensorBoard keeps each table whole
 class InstructionTable(TrainerCallback):
     """Sends the last batch's instructions to the trackers of `report_to` whenever the trainer logs, as TRL does completions.
 
-    trackio and wandb get a table, TensorBoard a text. Seeds are left out: a tracker may be somebody else's server.
+    trackio and wandb get a table, TensorBoard a text. What has a seed in it is left out: a tracker may be somebody else's
+    server. A tracker that fails ends the tables, not the run.
     """
 
     def __init__(self, trainer):
         self.trainer = trainer
-        self.sent = -1  # the last batch that was
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.sent = -1
+        self.sent: list[Group] = []  # the last batch that was
+        self.failed = False
 
     def on_log(self, args, state, control, **kwargs):
-        loader = self.trainer.loader
-        groups = [group for group in loader.last_batch if not group.is_seed][:SHOWN]
-        if not state.is_world_process_zero or not groups or self.sent == loader.batch_index:
+        groups = self.trainer.loader.last_batch
+        if not state.is_world_process_zero or self.failed or groups is self.sent:
             return
-        self.sent, rows = loader.batch_index, [row(group, state.global_step) for group in groups]
-        for tracker in map(import_module, {"trackio", "wandb"} & set(args.report_to)):
-            if tracker.__name__ == "trackio" or tracker.run is not None:  # wandb has none where it is switched off
-                tracker.log({TABLE: tracker.Table(dataframe=pd.DataFrame(rows))})
+        self.sent, rows = groups, table_rows(groups, self.trainer.seeds.instructions, state.global_step)
+        try:
+            if rows:
+                self._send(rows, args.report_to, state.global_step)
+        except Exception as error:  # whatever a tracker raises: a run of hours is worth more than its tables
+            self.failed = True
+            logger.warning(f"The tracker gets no more instructions: {type(error).__name__}: {error}")
+
+    def _send(self, rows: list[dict], report_to: list[str], step: int) -> None:
+        if "wandb" in report_to:
+            import wandb
+
+            if wandb.run is not None:  # there is none where it is switched off
+                wandb.log({TABLE: wandb.Table(dataframe=pd.DataFrame(rows))})
+        if "trackio" in report_to:
+            import trackio
+
+            trackio.log({TABLE: trackio.Table(dataframe=pd.DataFrame(rows))})
         for callback in self.trainer.callback_handler.callbacks:
             if isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:
-                callback.tb_writer.add_text(TABLE, as_markdown(rows), state.global_step)
+                callback.tb_writer.add_text(TABLE, as_markdown(rows), step)
+
+
+def table_rows(groups: list[Group], seeds: list[str], step: int) -> list[dict]:
+    """Return a row for each instruction without a seed in it or in its answers: its majority's answer, and its votes."""
+    rows, known = [], list(map(folded, seeds))
+    for group in groups[:SHOWN]:
+        if not holds_seed([group.instruction, *group.vote.answers], known):
+            vote, instruction = group.vote, short(group.instruction)
+            row = {"step": step, "instruction": instruction, "pseudo_label": short(vote.pseudo_label)}
+            rows.append(row | {"pass_rate": round(vote.pass_rate, 3), "votes": votes(list(vote.answers))})
+    return rows
 
 
 def as_markdown(rows: list[dict]) -> str:
-    """Return rows as a table of Markdown, which shows what the model wrote as it is."""
-    lines = [list(rows[0]), ["---"] * len(rows[0]), *([escaped(str(value)) for value in row.values()] for row in rows)]
+    """Return rows as a table that TensorBoard shows as it is: what the model wrote is no Markdown or HTML there."""
+    lines = [list(rows[0]), ["---"] * len(rows[0]), *(list(map(_cell, row.values())) for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def row(group: Group, step: int) -> dict:
-    """Return a row of the table: an instruction, what its majority answers, and how the vote went."""
-    vote = group.vote
-    answers = pd.Series([answer for answer in vote.answers if answer is not None], dtype=str).value_counts()
-    return {
-        "step": step,
-        "instruction": group.instruction,
-        "pseudo_label": vote.pseudo_label,
-        "pass_rate": round(vote.pass_rate, 3),
-        "votes": ", ".join(f"{answer} ({count})" for answer, count in answers.items()),
-    }
+def _cell(value: object) -> str:
+    text = html.escape(" ".join(str(value).split()), quote=False)
+    return re.sub(r"[\\`*_{}\[\]#|]", r"\\\g<0>", text)
