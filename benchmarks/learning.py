@@ -227,7 +227,7 @@ def measure(model: Path, world: World, folder: Path, name: str, **settings) -> d
     from serl_trl.evaluation.arguments import EvaluationArguments
     from serl_trl.evaluation.job import evaluate
 
-    data, output = folder / f"held_out_{os.getpid()}.jsonl", folder / f"eval_{name}"
+    data, output = folder / "held_out.jsonl", folder / f"eval_{name}"
     texts = [question(*pair) for pair in world.held_out]
     data.write_text("".join(json.dumps({"question": t, "answer": str(world.true_answer(t))}) + "\n" for t in texts))
     return evaluate(
@@ -247,7 +247,7 @@ def measure(model: Path, world: World, folder: Path, name: str, **settings) -> d
 
 def values(results: dict) -> dict[str, float]:
     """Return pass@1 and maj@16 of the results of [`measure`]."""
-    (metrics,) = (dataset["metrics"] for dataset in results["datasets"].values())
+    metrics = results["datasets"]["held_out"]["metrics"]
     return {name: metrics[name]["value"] for name in ("pass@1", f"maj@{SAMPLES}")}
 
 

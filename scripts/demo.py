@@ -62,11 +62,11 @@ def show_gain(folder: Path, seed: int) -> dict[str, dict[str, float]]:
     arguments += ["--model_name_or_path", str(start), "--seeds", str(seeds)]
     run([*arguments, "--output_dir", str(trained)])
     after = measure(trained, world, folder, "trained", compare=str(folder / "eval_start" / "results.json"))
-    metrics = next(iter(before["datasets"].values()))["metrics"]
+    metrics = before["datasets"]["held_out"]["metrics"]
     return {
         metric: {"before": 100 * metrics[metric]["value"]}
         | {name: 100 * change[name] for name in ("difference", "low", "high")}
-        for metric, change in next(iter(after["comparison"]["datasets"].values())).items()
+        for metric, change in after["comparison"]["datasets"]["held_out"].items()
         if metric in ("pass@1", f"maj@{SAMPLES}")
     }
 

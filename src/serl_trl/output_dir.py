@@ -27,6 +27,8 @@ def check_shared(output_dir: str | os.PathLike) -> None:
     from accelerate import PartialState
     from accelerate.utils import broadcast_object_list, gather_object
 
+    if PartialState().num_processes == 1:
+        return
     folder, found = Path(output_dir).absolute(), [None]
     with ExitStack() as stack:
         if PartialState().is_main_process:

@@ -48,8 +48,7 @@ def main(script_args, training_args, model_args):
     from .training.trust import NotReadyError
 
     with one_sentence():
-        if training_args.world_size > 1:
-            check_shared(training_args.output_dir)
+        check_shared(training_args.output_dir)
         trainer = make_trainer(script_args, training_args, model_args)
 
     # Train

@@ -92,15 +92,13 @@ def _pass_rates(findings: Findings) -> str:
         columns.append([f"{right[n]} of {asked[n]}" if asked[n] else "" for n in range(BUCKETS)])
     ranges = [f"{number / BUCKETS:.1f} to {(number + 1) / BUCKETS:.1f}" for number in range(BUCKETS)]
     settings, evidence = findings.settings, findings.evidence
+    unknown = "\nNo seed has an answer that it was compared with: whether the majority is right is not known."
+    unknown = "" if labelled else unknown
     return (
         f"Groups by pass rate; the band is {settings.min_pass_rate:g} to {settings.max_pass_rate:g}:\n"
         f"{table(names, [list(line) for line in zip(ranges, *columns, strict=True)])}\n"
         f"{evidence.describe() if settings.evidence_seeds else evidence.figures()}\n{_difficulty(findings, own)}"
-        + (
-            ""
-            if labelled
-            else "\nNo seed has an answer that it was compared with: whether the majority is right is not known."
-        )
+        f"{unknown}"
     )
 
 

@@ -34,8 +34,8 @@ class NearnessGate:
     - the count of numbers in digits: between the quantiles of 2.5 and 97.5 %.
 
     Each limit then moves outwards by 10 %, and by 5 / n of its distance from the median of the n seeds, on a logarithmic
-    scale: the extremes of few seeds are less than those of their kind. A digit more makes a number another kind: of
-    seeds with two digits, a real model was trained mostly on numbers from 100 to 107 (docs/runs.md).
+    scale: the extremes of few seeds are less than those of their kind. A digit more makes a number another kind:
+    beside seeds of two digits, most of what a real model was trained on had numbers from 100 to 107 (docs/runs.md).
 
     Args:
         seeds (`Sequence[str]`): The user's instructions, in any order; a repeated one counts once.

@@ -63,8 +63,7 @@ def begin_or_resume(trainer, resume_from_checkpoint: str | bool | None) -> str |
 
     Errors as in [`resolve_checkpoint`].
     """
-    if trainer.args.world_size > 1:
-        check_shared(trainer.args.output_dir)
+    check_shared(trainer.args.output_dir)
     checkpoint = resolve_checkpoint(resume_from_checkpoint, trainer.args, trainer.run_facts)
     if trainer.args.process_index == 0:
         if checkpoint is None and resume_from_checkpoint:

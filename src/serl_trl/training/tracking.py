@@ -35,15 +35,19 @@ class InstructionTable(TrainerCallback):
         groups = self.trainer.loader.last_batch
         if not state.is_world_process_zero or self.failed or groups is self.sent:
             return
+        callbacks = self.trainer.callback_handler.callbacks
+        boards = [callback.tb_writer for callback in callbacks if isinstance(callback, TensorBoardCallback)]
+        if not (boards or {"trackio", "wandb"} & set(args.report_to)):
+            return
         self.sent, rows = groups, table_rows(groups, self.trainer.seeds.instructions, state.global_step)
         try:
             if rows:
-                self._send(rows, args.report_to, state.global_step)
+                self._send(rows, args.report_to, boards, state.global_step)
         except Exception as error:  # whatever a tracker raises: a run of hours is worth more than its tables
             self.failed = True
             logger.warning(f"The tracker gets no more instructions: {type(error).__name__}: {error}")
 
-    def _send(self, rows: list[dict], report_to: list[str], step: int) -> None:
+    def _send(self, rows: list[dict], report_to: list[str], boards: list, step: int) -> None:
         if "wandb" in report_to:
             import wandb
 
@@ -53,9 +57,8 @@ class InstructionTable(TrainerCallback):
             import trackio
 
             trackio.log({TABLE: trackio.Table(dataframe=pd.DataFrame(rows))})
-        for callback in self.trainer.callback_handler.callbacks:
-            if isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:
-                callback.tb_writer.add_text(TABLE, as_markdown(rows), step)
+        for board in filter(None, boards):
+            board.add_text(TABLE, as_markdown(rows), step)
 
 
 def table_rows(groups: list[Group], seeds: list[str], step: int) -> list[dict]:
