@@ -5,7 +5,7 @@ import sys
 import pytest
 
 from serl_trl import majority_vote
-from serl_trl.answers.formats.math import answers_equal
+from serl_trl.answers.formats import find_format
 from serl_trl.answers.reading import after_thinking, parse_answer, parse_true_answer
 
 
@@ -33,7 +33,7 @@ from serl_trl.answers.reading import after_thinking, parse_answer, parse_true_an
 )
 def test_what_math_verify_misreads(first, second, equal):
     answers = [parse_answer(f"\\boxed{{{text}}}") for text in (first, second)]
-    assert answers_equal(*answers) == equal
+    assert find_format("math").equal(*answers) == equal
 
 
 @pytest.mark.parametrize(
