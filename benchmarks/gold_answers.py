@@ -11,7 +11,7 @@ from pathlib import Path
 
 from serl_trl.answers.judging import read_true_answer
 from serl_trl.evaluation.data import load_labelled
-from serl_trl.evaluation.report import table
+from serl_trl.markdown import table
 from serl_trl.evaluation.results import score
 
 

@@ -6,11 +6,12 @@ from dataclasses import replace
 import pytest
 import yaml
 from conftest import ROOT
+from peft import LoraConfig
 from transformers import GPT2Config, LlamaConfig, Qwen2Config, Qwen3MoeConfig
 
-from serl_trl.engine.adapters import empty_model
+from serl_trl.engine.adapters import add_empty_adapter, empty_model
 from serl_trl.memory import GIB, Workload, budget, model_sizes
-from serl_trl.plan import GPUS, KEPT_FREE, LEARNING_RATES, LORA_SETTINGS, run
+from serl_trl.plan import GPUS, KEPT_FREE, LEARNING_RATES, LORA, LORA_SETTINGS, run
 from serl_trl.train import make_parser
 
 
@@ -54,24 +55,26 @@ SIZES = {  # billions of weights, from the models' cards
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_weights_are_counted_without_loading_any(name):
-    sizes = model_sizes(empty_model(CONFIGS[name]), adapter=0)
+    sizes = model_sizes(empty_model(CONFIGS[name]), rank=32)
     assert (sizes.linear + sizes.other) / 1e9 == pytest.approx(SIZES[name], rel=0.01)
     # Tied embeddings once; the head is not quantized.
     embeddings = sizes.vocabulary * sizes.hidden * (1 if sizes.tied else 2)
     assert embeddings < sizes.other < 1.01 * embeddings
+    adapted = add_empty_adapter(empty_model(CONFIGS[name]), LoraConfig(**LORA, task_type="CAUSAL_LM"))
+    assert sizes.adapter == adapted.get_nb_trainable_parameters()[0]
 
 
 def test_the_budget_by_hand():
-    sizes = model_sizes(empty_model(CONFIGS["Qwen/Qwen2.5-7B-Instruct"]), adapter=80_000_000)
+    sizes = model_sizes(empty_model(CONFIGS["Qwen/Qwen2.5-7B-Instruct"]), rank=32)
     weights = sizes.linear + sizes.other
     full = budget(sizes, Workload("full", 1, reference=True))
     assert (full["weights"], full["gradients"], full["optimizer"]) == (4 * weights, 4 * weights, 8 * weights)
     assert full["reference model"] == 4 * weights
     lora = budget(sizes, Workload("lora", 1, reference=True))
-    assert lora["weights"] == 2 * weights + 4 * 80_000_000 and lora["reference model"] == 0
-    assert lora["optimizer"] == 8 * 80_000_000
+    assert lora["weights"] == 2 * weights + 4 * sizes.adapter and lora["reference model"] == 0
+    assert lora["optimizer"] == 8 * sizes.adapter
     qlora = budget(sizes, Workload("qlora", 1))
-    assert qlora["weights"] == 0.5625 * sizes.linear + 2 * sizes.other + 2 * 80_000_000
+    assert qlora["weights"] == 0.5625 * sizes.linear + 2 * sizes.other + 2 * sizes.adapter
 
 
 @pytest.mark.parametrize(
@@ -87,7 +90,7 @@ def test_the_budget_by_hand():
     ],
 )
 def test_what_takes_more_memory(more, less):
-    sizes = model_sizes(empty_model(CONFIGS["Qwen/Qwen2.5-1.5B-Instruct"]), adapter=40_000_000)
+    sizes = model_sizes(empty_model(CONFIGS["Qwen/Qwen2.5-1.5B-Instruct"]), rank=32)
     work = Workload("lora", 4)
     assert sum(budget(sizes, replace(work, **more)).values()) > sum(budget(sizes, replace(work, **less)).values())
 
@@ -172,7 +175,7 @@ def test_models_that_the_arithmetic_does_not_hold_for_are_refused(tmp_path, refu
 def test_the_recipes_for_one_gpu_fit_it_by_the_plan(recipe, size):
     settings = yaml.safe_load((ROOT / "recipes" / f"{recipe}.yaml").read_text())
     gpu, by_vllm = GPUS[size], settings.get("use_vllm", True)
-    sizes = model_sizes(empty_model(CONFIGS[settings["model_name_or_path"]]), adapter=80_000_000)
+    sizes = model_sizes(empty_model(CONFIGS[settings["model_name_or_path"]]), rank=32)
     work = Workload(
         method="qlora" if settings.get("load_in_4bit") else "lora" if settings.get("use_peft") else "full",
         per_device_train_batch_size=settings.get("per_device_train_batch_size", 8),

@@ -3,7 +3,7 @@
 import statistics
 from datetime import date
 
-from serl_trl.evaluation.report import table
+from serl_trl.markdown import table
 from serl_trl.memory import GIB
 
 

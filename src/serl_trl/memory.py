@@ -59,8 +59,8 @@ class Workload:
     engine: float = 0.0
 
 
-def model_sizes(model, adapter: int) -> ModelSizes:
-    """Return the sizes of a `PreTrainedModel`, with or without weights, and an adapter of so many weights.
+def model_sizes(model, rank: int) -> ModelSizes:
+    """Return the sizes of a `PreTrainedModel`, with or without weights, and of LoRA of a rank on all linear layers.
 
     Raises:
         ValueError: for a model that the arithmetic does not hold for: one of experts, or of unknown width.
@@ -80,7 +80,7 @@ def model_sizes(model, adapter: int) -> ModelSizes:
     return ModelSizes(
         linear=linear,
         other=sum(parameter.numel() for parameter in model.parameters()) - linear,
-        adapter=adapter,
+        adapter=sum(rank * (layer.in_features + layer.out_features) for layer in layers),
         layers=config.num_hidden_layers,
         hidden=config.hidden_size,
         intermediate=config.intermediate_size,

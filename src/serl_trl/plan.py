@@ -3,13 +3,12 @@
 import sys
 from argparse import Namespace
 from dataclasses import dataclass, replace
-from importlib.util import find_spec
 from pathlib import Path
 
 import yaml
 
 from .cli import COMMANDS, command_parser, one_sentence
-from .evaluation.report import table
+from .markdown import table
 from .memory import GIB, ModelSizes, Workload, budget, model_sizes
 
 
@@ -51,13 +50,9 @@ class Plan:
 
 def planned_sizes(config, trust_remote_code: bool = False) -> ModelSizes:
     """Return the sizes of a model and of the adapter that is planned for it, from its `PretrainedConfig` alone."""
-    from peft import LoraConfig
+    from .engine.adapters import empty_model
 
-    from .engine.adapters import add_empty_adapter, empty_model
-
-    lora = LoraConfig(**LORA, task_type="CAUSAL_LM")
-    adapted = add_empty_adapter(empty_model(config, trust_remote_code), lora)
-    return model_sizes(empty_model(config, trust_remote_code), adapter=adapted.get_nb_trainable_parameters()[0])
+    return model_sizes(empty_model(config, trust_remote_code), LORA["r"])
 
 
 def make_plan(sizes: ModelSizes, gpu: Gpu, method: str, completion_length: int) -> Plan:
@@ -156,10 +151,6 @@ def plan_and_write(args: Namespace) -> str:
     """Return the budget and what to do; write the recipe if a method fits."""
     from .engine.models import model_length, read_config  # here, since `--help` does without torch
 
-    if find_spec("peft") is None:
-        raise ValueError(
-            "PEFT, which counts an adapter's weights, is not installed. Run `pip install 'serl-trl[peft]'`."
-        )
     gpu = GPUS[args.gpu]
     if not args.output.parent.is_dir():
         raise ValueError(f"There is no folder {str(args.output.parent)!r}. Make it, or set --output to another.")

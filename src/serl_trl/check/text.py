@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from ..evaluation.report import table
+from ..markdown import table
 from ..memory import GIB
 from ..self_play.carriers import Candidate
 from .findings import BUCKETS, Findings, Verdict, bucket, decide, fates, histogram, own_pass_rates

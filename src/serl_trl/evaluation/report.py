@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from ..markdown import escaped
+from ..markdown import escaped, table
 from ..self_play.confirmation import LOOKS
 from ..self_play.seed_evidence import READY
 from .metrics import RESAMPLES, VOTING, clear_leads
@@ -48,14 +48,6 @@ def report(results: dict) -> str:
             table(list(comparison["datasets"]), _difference_lines(comparison["datasets"])),
         ]
     return "\n\n".join(parts)
-
-
-def table(names: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table with a column for each name, its cells padded; each line is a label and its cells."""
-    lines = [["", *map(escaped, names)], *lines]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(names) + 1)]
-    padded = ["| " + " | ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)) + " |" for line in lines]
-    return "\n".join([padded[0], "| " + " | ".join("-" * width for width in widths) + " |", *padded[1:]])
 
 
 def _metric_lines(datasets: dict[str, dict]) -> list[list[str]]:
