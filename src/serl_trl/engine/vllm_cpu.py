@@ -10,9 +10,9 @@ from .sampling_settings import attributes
 
 @contextmanager
 def started_on_cpu(args) -> Iterator[None]:
-    """Let TRL start vLLM on the CPU in float32, like the trainer, and without compiling.
+    """Let TRL start vLLM on the CPU in float32, like the trainer, without compiling, and with small blocks.
 
-    TRL hands neither setting on. Sampling is 4 times and starting 7 times faster than as vLLM does by itself on a CPU
+    TRL hands none of these on. Sampling is 4 times and starting 7 times faster than as vLLM does by itself on a CPU
     without bfloat16 arithmetic (benchmarks/vllm_cpu.py, docs/runs.md).
     """
     if not (args.use_vllm and args.vllm_mode == "colocate" and args.device.type == "cpu"):
@@ -33,7 +33,8 @@ def seeded_cpu_settings(max_length: int) -> dict:
 
 def _cpu_settings() -> dict:
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB; vLLM would take most of the machine's memory
-    return {"dtype": "float32", "enforce_eager": True}
+    # The completions of a group share whole blocks of their prompt: 32 tokens are the fewest, 128 vLLM's own.
+    return {"dtype": "float32", "enforce_eager": True, "block_size": 32}
 
 
 def reload_weights(vllm_generation) -> None:
