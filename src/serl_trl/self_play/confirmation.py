@@ -76,17 +76,10 @@ class Confirmation:
 
     def count(self, group: Group, replies: Sequence[Completion]) -> tuple[int, int, list[str | None]]:
         """Return how many replies agree with the group's label, how many the largest other class has, and answers."""
-        both = [*group.completions, *replies]
-        texts, truncated = [reply.text for reply in both], [reply.truncated for reply in both]
+        one = group.completions[group.vote.rewards.index(1.0)]  # that gave the label, for all of them
+        texts, truncated = [one.text, *(r.text for r in replies)], [one.truncated, *(r.truncated for r in replies)]
         texts, truncated = after_thinking(texts, truncated, self.template.thinking_end)
         judged = judge_group(texts, truncated, self.settings.answer_format, self.settings.max_vote_seconds)
-        first = len(group.completions)
-        winner = group.vote.rewards.index(1.0)
-        agreeing = others = 0
-        for members in judged.classes:
-            size = sum(index >= first for index in members)
-            if winner in members:
-                agreeing = size
-            else:
-                others = max(others, size)
-        return agreeing, others, list(judged.answers[first:])
+        agreeing = next((len(members) - 1 for members in judged.classes if 0 in members), 0)
+        others = max((len(members) for members in judged.classes if 0 not in members), default=0)
+        return agreeing, others, list(judged.answers[1:])
