@@ -1,0 +1,95 @@
+"""What is sampled in vain: completions trained of those sampled, by the loop's scheme and others, on the same votes.
+
+    python benchmarks/sampling_waste.py
+
+The small world of benchmarks/learning.py, 40 steps of 8 groups of 16 by the paper's rule, bands 0.2 to 0.8 and 0.2 to 0.9.
+The votes of all groups in the order in which they were sampled then say what another scheme would have done. The
+published one answers 8 instructions a round, until at least 8 groups are in the band, and drops what is over.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from learning import GENERATIONS, GROUPS, SETTINGS
+from worlds import ROOT, WORLDS
+
+
+sys.path.insert(0, str(ROOT / "scripts"))
+STEPS = 40
+
+
+def train(max_pass_rate: float, folder: Path) -> tuple[list[list[str | None]], float]:
+    """Train by the paper's rule; return the answers of each group, and our share of completions that were trained."""
+    from datasets import Dataset
+
+    from serl_trl import SeRLConfig, SeRLTrainer
+
+    world, output = WORLDS["small"], folder / "run"
+    config = SeRLConfig(str(output), seed=0, **SETTINGS | {"max_steps": STEPS, "max_pass_rate": max_pass_rate})
+    trainer = SeRLTrainer(str(world.start_model(folder)), config, Dataset.from_dict(world.seed_rows(0)))
+    trainer.train()
+    ledger = [row for path in sorted(output.glob("_ledger/*.parquet")) for row in pq.read_table(path).to_pylist()]
+    groups = [row["answers"] for row in sorted(ledger, key=lambda row: row["id"]) if row["answers"]]
+    return groups, STEPS * GROUPS / len(groups)
+
+
+def pass_rate(answers: list[str | None]) -> float:
+    """Return the share of the answer that most gave, by text: these are whole numbers."""
+    (_, count), *_ = Counter(answer for answer in answers if answer is not None).most_common(1) or [(None, 0)]
+    return count / len(answers)
+
+
+def published(in_band: list[bool]) -> float:
+    """Return the share of groups that are trained: rounds of a fixed size, and no surplus."""
+    answered = batches = kept = 0
+    for start in range(0, len(in_band) - GROUPS + 1, GROUPS):
+        answered, kept = answered + GROUPS, kept + sum(in_band[start : start + GROUPS])
+        if kept >= GROUPS:
+            batches, kept, used = batches + 1, 0, answered
+    return batches * GROUPS / used
+
+
+def stopped(groups: list[list], look: int, most: int, max_pass_rate: float) -> tuple[float, float, float]:
+    """Stop a group whose first `look` answers agree more often than `most`.
+
+    Return completions for each group in the band, the share of these that is lost, and the mean pass rate of the others.
+    """
+    sampled, kept, lost = 0, [], 0
+    for answers in groups:
+        good = 0.2 <= pass_rate(answers) <= max_pass_rate
+        first = round(pass_rate(answers[:look]) * look)
+        sampled += look if first > most else len(answers)
+        if good and first > most:
+            lost += 1
+        elif good:
+            kept.append(pass_rate(answers))
+    return sampled / len(kept), lost / (lost + len(kept)), sum(kept) / len(kept)
+
+
+def main() -> None:
+    argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        runs = {band: train(band, Path(folder) / str(band)) for band in (0.8, 0.9)}
+    print("| band | in the band | trained, ours | published scheme | ours / published |")
+    print("| --- | --- | --- | --- | --- |")
+    for band, (groups, ours) in runs.items():
+        in_band = [0.2 <= pass_rate(answers) <= band for answers in groups]
+        other = published(in_band)
+        print(f"| 0.2 to {band} | {sum(in_band) / len(in_band):.2f} | {ours:.2f} | {other:.2f} | {ours / other:.2f} |")
+    print("\n| band | stop a group when | completions a trained group | saved | groups lost | mean pass rate |")
+    print("| --- | --- | --- | --- | --- | --- |")
+    for band, (groups, _) in runs.items():
+        whole, _, mean = stopped(groups, GENERATIONS, GENERATIONS, band)
+        print(f"| 0.2 to {band} | never | {whole:.1f} | | | {mean:.2f} |")
+        for look, most in ((4, 3), (8, 7), (8, 6), (12, 11)):
+            each, lost, mean = stopped(groups, look, most, band)
+            rule = f"{most + 1} of the first {look} agree"
+            print(f"| 0.2 to {band} | {rule} | {each:.1f} | {1 - each / whole:.0%} | {lost:.0%} | {mean:.2f} |")
+
+
+if __name__ == "__main__":
+    main()
