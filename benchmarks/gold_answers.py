@@ -11,8 +11,8 @@ from pathlib import Path
 
 from serl_trl.answers.judging import read_true_answer
 from serl_trl.evaluation.data import load_labelled
-from serl_trl.markdown import table
 from serl_trl.evaluation.results import score
+from serl_trl.markdown import table
 
 
 FILES = sorted(Path(__file__).resolve().parents[2].glob("shared/data/eval/*.jsonl"))

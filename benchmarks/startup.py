@@ -1,6 +1,6 @@
 """How long a user waits before a command says something: seconds by the clock, the fastest of five.
 
-    python benchmarks/startup.py
+python benchmarks/startup.py
 """
 
 import subprocess

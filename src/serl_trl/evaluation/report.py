@@ -1,7 +1,5 @@
 """The results as a table that reads well in a terminal and in Markdown."""
 
-from collections.abc import Sequence
-
 from ..markdown import escaped, table
 from ..self_play.confirmation import LOOKS
 from ..self_play.seed_evidence import READY
