@@ -21,6 +21,7 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import yaml
@@ -30,6 +31,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 SEEDS, HELD_OUT, WARM_UP = 60, 300, 6000
 STEPS = 16
+SAMPLED = ("self_instruction/tokens", "self_rewarding/tokens", "self_rewarding/confirming_tokens")
+TRAINED = "self_rewarding/trained_tokens"
 # Short prompts, since a CPU computes every token of them again and again: no system prompt, and no request.
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
@@ -169,21 +172,55 @@ def gains(output: Path, runs: list[str]) -> str:
     return "\n".join(lines)
 
 
-def curves(output: Path, arm: str, parts: int = 6) -> str:
-    """Return a table of a run in equal parts: rewards, and of the trained groups what the ledger says."""
+def read_trained(output: Path, run: str) -> list[dict]:
+    """Return what was trained on, as in the ledger, with its numbers and whether the label is right."""
     import pyarrow.parquet as pq
 
-    files = sorted((output / arm / "_ledger").glob("*.parquet"))
+    files = sorted((output / run / "_ledger").glob("*.parquet"))
     rows = [row for path in files for row in pq.read_table(path).to_pylist() if row["fate"] == "trained"]
+    for row in rows:
+        row["numbers"] = [int(number) for number in re.findall(r"\d+", row["instruction"])]
+        row["right"] = str(sum(row["numbers"])) == row["pseudo_label"]
+    return rows
+
+
+def means(output: Path, arms: list[str], seeds: list[int]) -> str:
+    """Return the table of the arms over the random seeds, with t-intervals; tokens of answers and instructions alone."""
+    from learning_figures import interval
+
+    lines = [
+        "| arm | runs | gain in pass@1 | gain in maj@8 | labels right | numbers over 99 | sampled for a trained token |"
+    ]
+    lines.append("| --- " * 7 + "|")
+    for arm in arms:
+        gains, rows, tokens = {"pass@1": [], "maj@8": []}, [], Counter()
+        for run in [f"{arm}_{seed}" for seed in seeds]:
+            results = json.loads((output / f"eval_{run}" / "results.json").read_text())
+            for metric, values in gains.items():
+                values.append(100 * results["comparison"]["datasets"]["held_out"][metric]["difference"])
+            rows += read_trained(output, run)
+            for entry in json.loads((output / run / "trainer_state.json").read_text())["log_history"]:
+                tokens.update({name: entry.get(name, 0.0) for name in (*SAMPLED, TRAINED)})
+        shown = "{:+.1f} ± {:.1f}" if len(seeds) > 1 else "{:+.1f}"
+        cells = [shown.format(*interval(values)) for values in gains.values()]
+        cells += [f"{sum(row['right'] for row in rows)} of {len(rows)}"]
+        cells += [f"{sum(max(row['numbers'], default=0) > 99 for row in rows)} of {len(rows)}"]
+        cells += [f"{sum(tokens[name] for name in SAMPLED) / tokens[TRAINED]:.1f}"]
+        lines.append(f"| {arm} | {len(seeds)} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def curves(output: Path, arm: str, parts: int = 6) -> str:
+    """Return a table of a run in equal parts: rewards, and of the trained groups what the ledger says."""
+    rows = read_trained(output, arm)
     log = json.loads((output / arm / "trainer_state.json").read_text())["log_history"]
     lines = ["| steps | reward | pass rate | labels right | numbers over 99 |", "| --- | --- | --- | --- | --- |"]
     for part in range(parts):
         first, last = part * STEPS // parts, (part + 1) * STEPS // parts  # steps taken before
         rewards = [entry["reward"] for entry in log if "reward" in entry and first < entry["step"] <= last]
         trained = [row for row in rows if first <= row["trained_step"] < last]
-        sums = [[int(number) for number in re.findall(r"\d+", row["instruction"])] for row in trained]
-        right = sum(str(sum(numbers)) == row["pseudo_label"] for numbers, row in zip(sums, trained, strict=True))
-        large = sum(max(numbers, default=0) > 99 for numbers in sums)
+        right = sum(row["right"] for row in trained)
+        large = sum(max(row["numbers"], default=0) > 99 for row in trained)
         pass_rate = sum(row["pass_rate"] for row in trained) / len(trained)
         lines.append(
             f"| {first + 1} to {last} | {sum(rewards) / len(rewards):.2f} | {pass_rate:.2f} "
@@ -231,6 +268,7 @@ def main() -> None:
         evaluate(output / arm, output, args.dtype, output / "eval_start")
     if not args.warm_up_only:
         print(gains(output, runs))
+        print(f"\n{means(output, args.arms, args.seeds)}")
         for arm in runs:
             print(f"\n{arm}\n\n{curves(output, arm)}")
 
