@@ -1,15 +1,17 @@
-"""All timings that fit two CPU cores, one after the other; writes docs/performance.md from what they print.
+"""All timings that fit two CPU cores, one after the other; writes their tables into docs/performance.md.
 
-    python benchmarks/all.py                 # all, on one core each, with nothing else running
-    python benchmarks/all.py votes startup   # some: the others' sections stay as they were
+    python benchmarks/all.py                 # all, on one core, with nothing else running
+    python benchmarks/all.py votes startup   # some: the others' tables stay as they were
 
-What each measures, and how, is the docstring of its script. Learning has its own commands: learning.py, real_model.py.
+What each measures, and how, is the docstring of its script, which the page repeats. What follows from the tables is written
+by hand above them. Learning has its own commands: learning.py, real_model.py.
 """
 
 import argparse
 import ast
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -17,7 +19,7 @@ from pathlib import Path
 
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGE, FOLDER = ROOT / "docs" / "performance.md", ROOT / "outputs" / "performance"
+PAGE = ROOT / "docs" / "performance.md"
 
 # name -> script, and its arguments
 PARTS = {
@@ -27,6 +29,7 @@ PARTS = {
     "step_tiny": ("step.py", []),
     "step_smollm2": ("step.py", ["--model", "smollm2"]),
     "engine": ("engine.py", []),
+    "adapter_sync": ("adapter_sync.py", []),
     "sampling_waste": ("sampling_waste.py", []),
     "diversity": ("diversity.py", []),
     "votes": ("votes.py", []),
@@ -34,12 +37,6 @@ PARTS = {
     "startup": ("startup.py", []),
     "scale": ("scale.py", []),
 }
-HEAD = """# Performance
-
-What self-play costs beside what its tokens cost. Each table is printed by a script in `benchmarks/`; `python
-benchmarks/all.py` runs them and writes this page, so edit the scripts and [what follows from them](performance_notes.md)
-instead. Figures beside each other were measured in turns in one run.
-"""
 
 
 def processor() -> str:
@@ -48,8 +45,8 @@ def processor() -> str:
     return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
-def run(name: str) -> bool:
-    """Run a part on one core and keep its section; return whether it succeeded."""
+def run(name: str) -> str | None:
+    """Run a part on one core; return its section of the page, `None` if it failed."""
     script, arguments = PARTS[name]
     environment = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     print(f"{name} ... ", end="", flush=True)
@@ -59,16 +56,15 @@ def run(name: str) -> bool:
     minutes = (time.perf_counter() - began) / 60
     if result.returncode != 0:
         print(f"FAILED after {minutes:.1f} minutes\n{result.stderr[-2000:]}", flush=True)
-        return False
+        return None
     print(f"{minutes:.1f} minutes", flush=True)
-    printed = result.stdout[result.stdout.index("| ") :].strip()  # libraries print before it
-    title, about = ast.get_docstring(ast.parse((ROOT / "benchmarks" / script).read_text())).split("\n\n", 1)
-    about = "\n\n".join(part for part in about.split("\n\n") if not part.startswith("    "))
+    lines = result.stdout.splitlines()
+    first = next(number for number, line in enumerate(lines) if line.startswith("| "))  # libraries print before it
+    title, *about = ast.get_docstring(ast.parse((ROOT / "benchmarks" / script).read_text())).split("\n\n")
+    about = [part for part in about if not part.startswith("    ")]  # without the commands
     shown = " ".join(["python", f"benchmarks/{script}", *arguments])
     made = f"`{shown}`, {time.strftime('%Y-%m-%d')}, {processor()}, {minutes:.1f} minutes."
-    FOLDER.mkdir(parents=True, exist_ok=True)
-    (FOLDER / f"{name}.md").write_text(f"## {title}\n\n{about}\n\n{printed}\n\n{made}\n")
-    return True
+    return "\n\n".join([f"## {title.rstrip('.')}", *about, "\n".join(lines[first:]).strip(), made]) + "\n"
 
 
 def main() -> None:
@@ -77,10 +73,12 @@ def main() -> None:
     parts = parser.parse_args().parts or list(PARTS)
     if unknown := set(parts) - set(PARTS):
         parser.error(f"there is no {', '.join(sorted(unknown))}. Choose from {', '.join(PARTS)}.")
-    done = [run(name) for name in parts]
-    sections = [path.read_text() for name in PARTS if (path := FOLDER / f"{name}.md").exists()]
-    PAGE.write_text("\n".join([HEAD, *sections]))
-    sys.exit(0 if all(done) else 1)
+    made = {name: run(name) for name in parts}
+    by_hand, *before = re.split(r"<!-- (\w+) -->\n\n", PAGE.read_text())
+    sections = dict(zip(before[::2], before[1::2], strict=True)) | {name: text for name, text in made.items() if text}
+    tables = [f"<!-- {name} -->\n\n{sections[name].strip()}\n" for name in PARTS if name in sections]
+    PAGE.write_text("\n".join([by_hand.strip() + "\n", *tables]))
+    sys.exit(0 if all(made.values()) else 1)
 
 
 if __name__ == "__main__":
