@@ -41,6 +41,7 @@ def main() -> None:
             num_generations=SAMPLES,
             per_device_train_batch_size=8 * SAMPLES,
             gradient_accumulation_steps=1,
+            max_instruction_length=40,
             report_to="none",
             disable_tqdm=True,
             **shared,
