@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -32,14 +33,13 @@ def main() -> None:
     from vllm import LLM, SamplingParams
     from vllm.lora.request import LoRARequest
 
+    from serl_trl.engine.vllm_cpu import reload_weights, seeded_cpu_settings
     from serl_trl.plan import LORA
 
     torch.manual_seed(0)
     path = str(make_demo_model())
-    base, tokenizer = (
-        AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32),
-        AutoTokenizer.from_pretrained(path),
-    )
+    tokenizer = AutoTokenizer.from_pretrained(path)
+    base = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32)
     model = get_peft_model(base, LoraConfig(**LORA, task_type="CAUSAL_LM"))
     adapter = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     with torch.no_grad():
@@ -52,7 +52,7 @@ def main() -> None:
     merged.load_state_dict(model.state_dict())
     merged = merged.merge_and_unload()
 
-    settings = {"dtype": "float32", "enforce_eager": True, "max_model_len": 256, "block_size": 32}
+    settings = seeded_cpu_settings(256) | {"max_model_len": 256}
     settings |= {"logprobs_mode": "processed_logprobs", "enable_prefix_caching": False}
     full = LLM(path, **settings)
     light = LLM(path, **settings, enable_lora=True, max_lora_rank=LORA["r"], max_loras=1)
@@ -64,16 +64,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory(dir="/dev/shm") as folder:
         for _ in range(ROUNDS):
             start = time.perf_counter()
-            weights = ((name, weight.detach()) for name, weight in merged.named_parameters())
-            full.collective_rpc("reload_weights", kwargs={"weights_iterator": weights})
+            reload_weights(SimpleNamespace(llm=full, model=merged, _iter_named_params=merged.named_parameters))
             took["merged"].append(time.perf_counter() - start)
             start = time.perf_counter()
             model.save_pretrained(folder)
             request = LoRARequest("policy", 1, folder, load_inplace=True)
             light.llm_engine.add_lora(request)
             took["adapter"].append(time.perf_counter() - start)
-        head = full.llm_engine.model_executor.driver_worker.model_runner.model.lm_head
-        head.quant_method.process_weights_after_loading(head)  # tied: see engine/vllm_cpu.py
         request = LoRARequest("policy", 1, folder)
         greedy = SamplingParams(temperature=0.0, max_tokens=TOKENS, ignore_eos=True, logprobs=0)
         found, speed = {}, {}

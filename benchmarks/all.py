@@ -67,18 +67,25 @@ def run(name: str) -> str | None:
     return "\n\n".join([f"## {title.rstrip('.')}", *about, "\n".join(lines[first:]).strip(), made]) + "\n"
 
 
+def write(name: str, section: str | None) -> bool:
+    """Put a section in its place on the page; return whether there was one."""
+    if section is None:
+        return False
+    by_hand, *before = re.split(r"<!-- (\w+) -->\n\n", PAGE.read_text())
+    sections = dict(zip(before[::2], before[1::2], strict=True)) | {name: section}
+    tables = [f"<!-- {part} -->\n\n{sections[part].strip()}\n" for part in PARTS if part in sections]
+    PAGE.write_text("\n".join([by_hand.strip() + "\n", *tables]))
+    return True
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"some of {', '.join(PARTS)}")
     parts = parser.parse_args().parts or list(PARTS)
     if unknown := set(parts) - set(PARTS):
         parser.error(f"there is no {', '.join(sorted(unknown))}. Choose from {', '.join(PARTS)}.")
-    made = {name: run(name) for name in parts}
-    by_hand, *before = re.split(r"<!-- (\w+) -->\n\n", PAGE.read_text())
-    sections = dict(zip(before[::2], before[1::2], strict=True)) | {name: text for name, text in made.items() if text}
-    tables = [f"<!-- {name} -->\n\n{sections[name].strip()}\n" for name in PARTS if name in sections]
-    PAGE.write_text("\n".join([by_hand.strip() + "\n", *tables]))
-    sys.exit(0 if all(made.values()) else 1)
+    finished = [write(name, run(name)) for name in parts]
+    sys.exit(0 if all(finished) else 1)
 
 
 if __name__ == "__main__":

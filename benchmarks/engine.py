@@ -53,6 +53,7 @@ def make_trainer(output: str, lora: bool):
 
 
 def seconds(function, *args) -> float:
+    """Return the seconds of a call by the clock."""
     start = time.perf_counter()
     function(*args)
     return time.perf_counter() - start

@@ -14,12 +14,13 @@ import random
 import tempfile
 import time
 
+from votes import WORDS
+
 from serl_trl.self_play import Ledger, MajorityLabels, ScriptedSampler, SelfInstruction, SelfPlayLoader
 from serl_trl.self_play.settings import SelfPlaySettings
 
 
 BATCHES = 5
-WORDS = "so we find that the sum of both terms is twice the area and hence the first side must be".split()
 FORMS = ["12", "12.0", "\\frac{24}{2}", "\\frac{36}{3}", "3 \\cdot 4"]
 SETTINGS = {
     "num_generations": 16,
@@ -41,7 +42,7 @@ def make_loader(method: str, words: int, folder: str) -> SelfPlayLoader:
         own = " ".join(rng.choices(WORDS, k=min(words, 100)))
         return f"{own} {'and so on ' * ((words - 100) // 3)} \\boxed{{{rng.choice(FORMS) if index % 2 else index}}}."
 
-    settings = SelfPlaySettings(**SETTINGS | {"method": method, "keep_completions": False})
+    settings = SelfPlaySettings(method=method, **SETTINGS)
     # Slow weights are surer.
     sampler = ScriptedSampler(reply, slow_reply=lambda prompt, index: f"{'so ' * words} \\boxed{{12}}.")
     seeds = [f"What is {number} times {number + 7}?" for number in range(10, 60)]

@@ -11,29 +11,22 @@ import argparse
 import cProfile
 import os
 import pstats
-import sys
 import tempfile
 from collections import Counter
-from pathlib import Path
 
 from gpu_parts.recorder import Recorder
+from step import QUIET_ON_CPU
+from worlds import ROOT, WORLDS
 
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "scripts"))
 SETTINGS = {
-    "use_cpu": True,
-    "bf16": False,
-    "gradient_checkpointing": False,
+    **QUIET_ON_CPU,
     "learning_rate": 1e-6,
     "evidence_seeds": 0,
     "sentinel_checks": 0,
     "instruction_presence_penalty": 0.0,
-    "logging_steps": 1,
-    "save_strategy": "no",
-    "report_to": "none",
-    "disable_tqdm": True,
 }
+METHODS = {"tiny": ("paper", "trusted"), "smollm2": ("paper",)}  # SmolLM2 writes too little that the gate lets pass
 MODELS = {
     "tiny": {
         "max_steps": 30,
@@ -68,6 +61,8 @@ def make_trainer(model: str, method: str, output: str):
 
     path = str(ROOT / "tests" / "tiny_model") if model == "tiny" else str(make_demo_model())
     seeds = [f"What is {first} + {second}?" for first in range(2, 9) for second in range(2, 9)]
+    if model == "tiny":
+        seeds = WORLDS["small"].seed_rows(0)["instruction"]  # in the words that it knows
     return SeRLTrainer(path, SeRLConfig(output, method=method, **SETTINGS | MODELS[model]), seeds)
 
 
@@ -102,11 +97,11 @@ def main() -> None:
     args = parser.parse_args()
     os.environ |= {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "ERROR", "HF_HUB_OFFLINE": "1"}
     profiler = cProfile.Profile() if args.functions else None
+    found = {method: stages(args.model, method, profiler) for method in METHODS[args.model]}
     print("| method | stage | s a step | share |\n| --- | --- | --- | --- |")
-    for method in ("paper", "trusted"):
-        found = stages(args.model, method, profiler)
-        for name, seconds in sorted(found.items(), key=lambda item: -item[1]):
-            print(f"| {method} | {name} | {seconds:.3f} | {seconds / sum(found.values()):.1%} |")
+    for method, seconds in found.items():
+        for name, each in sorted(seconds.items(), key=lambda item: -item[1]):
+            print(f"| {method} | {name} | {each:.3f} | {each / sum(seconds.values()):.1%} |")
     if profiler:
         pstats.Stats(profiler).sort_stats("cumulative").print_stats(40)
 

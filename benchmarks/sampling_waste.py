@@ -8,17 +8,15 @@ published one answers 8 instructions a round, until at least 8 groups are in the
 """
 
 import argparse
-import sys
 import tempfile
 from collections import Counter
 from pathlib import Path
 
 import pyarrow.parquet as pq
 from learning import GENERATIONS, GROUPS, SETTINGS
-from worlds import ROOT, WORLDS
+from worlds import WORLDS
 
 
-sys.path.insert(0, str(ROOT / "scripts"))
 STEPS = 40
 
 

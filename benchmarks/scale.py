@@ -17,7 +17,7 @@ GROUPS, COMPLETIONS, LENGTH, PROMPT, ANSWERED = 16, 16, 512, 150, 2.0
 INSTRUCTION, REQUEST = 60, 600  # tokens of one, and of a request with its eight examples
 READING, COMPUTING = 0.6, 0.35  # of bandwidth and of peak, as large runs are reported
 SEQUENCES = 256  # that vLLM decodes at once
-OWN_SECONDS = 0.03  # of votes and filters, a group that is answered (own_time.py)
+OWN_SECONDS = 0.02  # of votes and filters, a group that is answered (own_time.py)
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,17 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "scripts"))
 PAIRS = 3
-SETTINGS = {
+QUIET_ON_CPU = {
     "use_cpu": True,
     "bf16": False,
     "gradient_checkpointing": False,
+    "logging_steps": 1,
+    "save_strategy": "no",
+    "report_to": "none",
+    "disable_tqdm": True,
+}
+SETTINGS = {
+    **QUIET_ON_CPU,
     "learning_rate": 1e-9,
     "beta": 0.0,
     "method": "paper",
@@ -34,10 +41,6 @@ SETTINGS = {
     "label_source": "true_answer",
     "min_pass_rate": 0.0,
     "max_pass_rate": 1.0,
-    "logging_steps": 1,
-    "save_strategy": "no",
-    "report_to": "none",
-    "disable_tqdm": True,
 }
 MODELS = {
     "tiny": {

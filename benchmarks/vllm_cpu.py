@@ -21,7 +21,7 @@ from demo_model import make_demo_model  # noqa: E402
 
 SETTINGS = {
     "TRL's": {},
-    "serl-trl's": {"dtype": "float32", "enforce_eager": True},
+    "serl-trl's": {"dtype": "float32", "enforce_eager": True, "block_size": 32},
 }
 
 

@@ -11,9 +11,9 @@ import json
 import logging
 import random
 import statistics
-import time
 from pathlib import Path
 
+from engine import seconds
 from math_verify import parse, verify
 
 from serl_trl import majority_vote
@@ -53,12 +53,6 @@ def all_pairs_read_once(completions: list[str]) -> list[float]:
     equal = [[float(verify(one, other)) for other in read] for one in read]
     counts = [sum(row) for row in equal]
     return equal[counts.index(max(counts))]
-
-
-def seconds(function, completions: list[str]) -> float:
-    start = time.perf_counter()
-    function(completions)
-    return time.perf_counter() - start
 
 
 def main() -> None:
