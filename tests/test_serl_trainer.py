@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from serl_trl import SeRLTrainer
+from serl_trl.engine.log_probabilities import old_logps, token_logps
 from serl_trl.engine.sampler import TrainerSampler
 from serl_trl.engine.sampling_settings import PresencePenalty, sampling_settings
 from serl_trl.self_play.carriers import Completion, SamplingSettings
@@ -145,6 +146,23 @@ def test_surplus_gets_an_importance_weight(tmp_path):
             torch.testing.assert_close(output["old_per_token_logps"][row][: len(sampled)], sampled)
             checked += 1
     assert checked > 0
+
+
+def test_the_loss_gives_fresh_groups_a_ratio_of_one_beside_surplus(tmp_path):
+    trainer = SeRLTrainer(str(TINY_MODEL), tiny_config(tmp_path, max_steps=1), tiny_seeds())
+    outputs, score = [], type(trainer)._generate_and_score_completions
+    trainer._generate_and_score_completions = lambda inputs: outputs.append(score(trainer, inputs)) or outputs[-1]
+    trainer.train()
+    present = token_logps(trainer, outputs[0])
+    sampled = torch.full_like(present, torch.nan)
+    sampled[:4] = present[:4] - 0.1  # the first group is surplus
+    old = old_logps(trainer, outputs[0], sampled)
+    assert old[4:].isnan().all()
+    left, filled = outputs[0] | {"old_per_token_logps": old}, outputs[0] | {"old_per_token_logps": present.clone()}
+    filled["old_per_token_logps"][:4] -= 0.1
+    losses = [trainer.compute_loss(trainer.model, inputs) for inputs in (left, filled)]
+    torch.testing.assert_close(*losses)
+    torch.testing.assert_close(left["old_per_token_logps"], filled["old_per_token_logps"])
 
 
 class Stubborn(TrainerSampler):

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -12,7 +13,7 @@ from trl import GRPOTrainer
 
 from .check.measuring import CheckResult, check_trainer
 from .engine.adapters import load_trainable
-from .engine.log_probabilities import token_logps
+from .engine.log_probabilities import old_logps, token_logps
 from .engine.models import base_model, context_length, load_model_config, load_tokenizer
 from .engine.sampling_settings import attributes
 from .engine.vllm import prepare_vllm, started
@@ -48,7 +49,7 @@ class SeRLTrainer(PublicPushMixin, GRPOTrainer):
     - `_generate_and_score_completions`: takes the rows from the self-play loader instead of the data loader, since
       that one is read a step ahead, by older weights. TRL gets the completions that were labelled by its `rollout_func`.
     - `_calculate_rewards`: keeps the rewards for the advantage estimators that TRL does not have.
-    - `compute_loss`: leaves TRL's KL term out where the KL is in the advantages.
+    - `compute_loss`: leaves TRL's KL term out where the KL is in the advantages, and lets surplus groups have a ratio.
     - `create_scheduler`: lets the learning rate come down by what ends the run.
     - `train`: refuses a folder that holds another run.
     - `evaluate`, `_evaluate`: measure pass@k and maj@k as `serl-trl eval` does, and no step twice.
@@ -185,7 +186,7 @@ class SeRLTrainer(PublicPushMixin, GRPOTrainer):
         if not self.corrects_by_engine:
             sampling_logps = output.pop("sampling_per_token_logps")
             if any(group.surplus for group in batch.groups):
-                output["old_per_token_logps"] = self._old_logps(output, sampling_logps)
+                output["old_per_token_logps"] = old_logps(self, output, sampling_logps)
         if kl_in_advantage(self.args.advantage_estimator):
             output["advantages"] = self._token_advantages(output)
             log_advantages(self, output["advantages"], output["completion_mask"])
@@ -228,24 +229,23 @@ class SeRLTrainer(PublicPushMixin, GRPOTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Compute TRL's loss; without its KL term where the KL is in the advantages, so that it counts once."""
-        with attributes(self, {"beta": 0.0} if kl_in_advantage(self.args.advantage_estimator) else {}):
+        changed = {"beta": 0.0} if kl_in_advantage(self.args.advantage_estimator) else {}
+        old = inputs.get("old_per_token_logps")
+        if old is not None and old.isnan().any():
+            changed["_get_per_token_logps_and_entropies"] = partial(self._fill_in, old)
+        with attributes(self, changed):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+    def _fill_in(self, old: torch.Tensor, *args, **kwargs) -> tuple:
+        """Do the forward pass of TRL's loss, and put its log-probabilities where [`old_logps`] left some open."""
+        logps, *rest = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        old.copy_(torch.where(old.isnan(), logps.detach(), old))
+        return logps, *rest
 
     @property
     def corrects_by_engine(self) -> bool:
         """Whether TRL corrects all rollouts by the engine's log-probabilities, those of the surplus included."""
         return self.use_vllm and self.vllm_importance_sampling_correction
-
-    def _old_logps(self, output: dict, sampling_logps: torch.Tensor) -> torch.Tensor:
-        """Return the log-probabilities that the clipped ratio starts from, shape (batch, completion_length).
-
-        For surplus groups those of the weights that sampled them, which makes the ratio their importance weight; for
-        fresh ones (NaN in `sampling_logps`) those of the present weights, as in TRL.
-        """
-        old_logps = output.get("old_per_token_logps")
-        if old_logps is None:
-            old_logps = token_logps(self, output)
-        return torch.where(sampling_logps.isnan(), old_logps, sampling_logps)
 
     def _run_epoch(self, model, trial, **kwargs):
         # A run that was killed after its last checkpoint goes on to its end without training.

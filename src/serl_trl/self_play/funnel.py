@@ -32,7 +32,7 @@ TOO_EASY = "Raise max_pass_rate, or use harder seeds: the model nearly always ag
 SAMPLED = ("instruction", "completion", "confirming", "checking")  # what the sampled tokens are of
 STAGES = ("self_instruction", "sampling", "vote", "confirmation")  # whose seconds are counted
 FADE = 0.5  # what a batch's counts are worth one batch later
-# Before the first batch: a guess that counts as much as one small batch.
+# In the first batch: a guess that counts as much as one small batch.
 _GUESS = {"requests": 1.0, "candidates": 8.0, "judged": 8.0, "admitted": 4.0, "answered": 2.0, "kept": 1.0}
 
 
@@ -51,7 +51,7 @@ class Funnel:
         rejected (`Counter`): Candidates rejected, by reason.
         pass_rates (`Counter`): Groups voted on, by pass rate.
         seconds (`Counter`): Seconds by stage.
-        past (`dict[str, float]`): Counts of the batches before, fading: they size the rounds of this one.
+        past (`dict[str, float]`): Counts of the batches before, fading, or a guess: they size the rounds of this one.
     """
 
     rounds: int = 0
@@ -117,8 +117,9 @@ class Funnel:
         return min(max(math.ceil(candidates / per_request), fewest), 16 * fewest)  # bounded, likewise
 
     def faded(self) -> dict[str, float]:
-        """Return the counts that size the next batch's rounds."""
-        return {name: FADE * (count + self.without_seeds(name)) for name, count in self.past.items()}
+        """Return the counts that size the next batch's rounds; the guess is forgotten."""
+        past = dict.fromkeys(_GUESS, 0.0) if self.past == _GUESS else self.past
+        return {name: FADE * (count + self.without_seeds(name)) for name, count in past.items()}
 
     def without_seeds(self, stage: str) -> int:
         """Return the count of a stage, of the model's own instructions alone up to `admitted`."""
