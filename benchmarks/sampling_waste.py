@@ -4,7 +4,8 @@
 
 The small world of benchmarks/learning.py, 40 steps of 8 groups of 16 by the paper's rule, bands 0.2 to 0.8 and 0.2 to 0.9.
 The votes of all groups in the order in which they were sampled then say what another scheme would have done. The
-published one answers 8 instructions a round, until at least 8 groups are in the band, and drops what is over.
+published one answers 8 instructions a round, until at least 8 groups are in the band, and drops what is over. Others that
+answer so many each round carry over what the next batch needs, as the loop does.
 """
 
 import argparse
@@ -20,8 +21,8 @@ from worlds import WORLDS
 STEPS = 40
 
 
-def train(max_pass_rate: float, folder: Path) -> tuple[list[list[str | None]], float]:
-    """Train by the paper's rule; return the answers of each group, and our share of completions that were trained."""
+def train(max_pass_rate: float, folder: Path) -> tuple[list[list[str | None]], float, float]:
+    """Train by the paper's rule; return the answers of each group, our share of groups that are trained, and rounds."""
     from datasets import Dataset
 
     from serl_trl import SeRLConfig, SeRLTrainer
@@ -32,7 +33,8 @@ def train(max_pass_rate: float, folder: Path) -> tuple[list[list[str | None]], f
     trainer.train()
     ledger = [row for path in sorted(output.glob("_ledger/*.parquet")) for row in pq.read_table(path).to_pylist()]
     groups = [row["answers"] for row in sorted(ledger, key=lambda row: row["id"]) if row["answers"]]
-    return groups, STEPS * GROUPS / len(groups)
+    rounds = [entry["self_instruction/rounds"] for entry in trainer.state.log_history if "reward" in entry]
+    return groups, STEPS * GROUPS / len(groups), sum(rounds) / len(rounds)
 
 
 def pass_rate(answers: list[str | None]) -> float:
@@ -49,6 +51,17 @@ def published(in_band: list[bool]) -> float:
         if kept >= GROUPS:
             batches, kept, used = batches + 1, 0, answered
     return batches * GROUPS / used
+
+
+def fixed(in_band: list[bool], size: int) -> tuple[float, float]:
+    """Return the share of groups that are trained and the rounds a batch, if each round answers `size` instructions."""
+    answered = rounds = batches = kept = 0
+    while answered + size <= len(in_band):
+        kept, rounds = kept + sum(in_band[answered : answered + size]), rounds + 1
+        answered += size
+        while kept >= GROUPS:  # a surplus of a whole batch needs no round
+            batches, kept = batches + 1, min(kept - GROUPS, GROUPS)
+    return batches * GROUPS / answered, rounds / batches
 
 
 def stopped(groups: list[list], look: int, most: int, max_pass_rate: float) -> tuple[float, float, float]:
@@ -74,13 +87,19 @@ def main() -> None:
         runs = {band: train(band, Path(folder) / str(band)) for band in (0.8, 0.9)}
     print("| band | in the band | trained, ours | published scheme | ours / published |")
     print("| --- | --- | --- | --- | --- |")
-    for band, (groups, ours) in runs.items():
-        in_band = [0.2 <= pass_rate(answers) <= band for answers in groups]
-        other = published(in_band)
+    bands = {band: [0.2 <= pass_rate(answers) <= band for answers in groups] for band, (groups, *_) in runs.items()}
+    for band, (_, ours, _) in runs.items():
+        in_band, other = bands[band], published(bands[band])
         print(f"| 0.2 to {band} | {sum(in_band) / len(in_band):.2f} | {ours:.2f} | {other:.2f} | {ours / other:.2f} |")
+    print("\n| band | a round answers | trained | rounds a batch |\n| --- | --- | --- | --- |")
+    for band, (_, ours, rounds) in runs.items():
+        print(f"| 0.2 to {band} | what is missing, by the yield so far | {ours:.2f} | {rounds:.2f} |")
+        for factor in (1, 2, 4, 8):
+            trained, needed = fixed(bands[band], factor * GROUPS)
+            print(f"| 0.2 to {band} | {factor * GROUPS} | {trained:.2f} | {needed:.2f} |")
     print("\n| band | stop a group when | completions a trained group | saved | groups lost | mean pass rate |")
     print("| --- | --- | --- | --- | --- | --- |")
-    for band, (groups, _) in runs.items():
+    for band, (groups, *_) in runs.items():
         whole, _, mean = stopped(groups, GENERATIONS, GENERATIONS, band)
         print(f"| 0.2 to {band} | never | {whole:.1f} | | | {mean:.2f} |")
         for look, most in ((4, 3), (8, 7), (8, 6), (12, 11)):

@@ -83,12 +83,12 @@ def test_true_answers_need_no_second_step_either(tmp_path):
     assert loader.sampler.calls == [(8, 8), (5, 8)]
 
 
-# The calls of five batches, as they were before there was another method: written instructions, then their answers.
+# The calls of five batches: written instructions, then their answers, all at once.
 @pytest.mark.parametrize(
     ("from_seeds", "calls"),
     [
-        (False, [(2, 1), (4, 4), (2, 1), (3, 4), (2, 1), (2, 4), (2, 1), (2, 4)]),
-        (True, [(4, 4), (3, 4), (2, 4), (2, 4)]),
+        (False, [(2, 1), (6, 4), (2, 1), (2, 4), (2, 1), (2, 4), (2, 1), (2, 4)]),
+        (True, [(6, 4), (2, 4), (2, 4), (2, 4)]),
     ],
 )
 def test_the_method_of_the_paper_asks_for_nothing_else(tmp_path, from_seeds, calls):

@@ -291,7 +291,7 @@ def test_an_interrupted_batch_is_forgotten(tmp_path, from_seeds, calls, resumed)
     def agreeing(text):
         return 2 if len(text.split("\n")[0]) % 3 == 0 else 4  # most are out of the band: a batch takes rounds
 
-    names, changes = ("whole", "cut", "resumed"), {"from_seeds": from_seeds, "generation_batch_size": 24}
+    names, changes = ("whole", "cut", "resumed"), {"from_seeds": from_seeds, "generation_batch_size": 16}
     whole, loader, other = (make_loader(tmp_path / name, Script(agreeing=agreeing), **changes) for name in names)
     next(whole), next(loader)
     while len(loader.surplus) == loader.num_groups:  # until a batch samples something

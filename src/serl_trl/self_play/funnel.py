@@ -107,8 +107,13 @@ class Funnel:
         self.counts["trained_tokens"] += sum(len(c.token_ids) for group in batch for c in group.completions)
 
     def groups_to_answer(self, missing: int) -> int:
-        """Return how many instructions to answer so that `missing` groups may be expected to pass."""
-        wanted = math.ceil(missing / self._ratio("kept", "answered"))
+        """Return how many instructions to answer so that `missing` groups pass in most cases.
+
+        These are those expected to pass and one standard deviation more: a second round of a few instructions takes
+        nearly as long as the first, and what is over is trained in the next batch.
+        """
+        ratio = self._ratio("kept", "answered")
+        wanted = math.ceil((missing + math.sqrt(missing * (1.0 - ratio))) / ratio)
         return min(wanted, 8 * missing)  # bounded: a dry start must not ask for everything at once
 
     def requests(self, candidates: int, fewest: int) -> int:
