@@ -46,7 +46,7 @@ def expected(estimator: str, batch: dict[str, np.ndarray], beta: float, generati
                 advantages[row, token] -= beta * sum(k1[later] for later in to_go)
     if estimator != "rloo":
         tokens = advantages[mask == 1]
-        advantages = (advantages - tokens.mean()) / tokens.std()
+        advantages = (advantages - tokens.mean()) / (tokens.std() or 1.0)  # nothing to learn where all are equal
     if estimator == "reinforce_plus_plus_baseline":
         advantages -= beta * (batch["logps"] - batch["ref_logps"])
     return np.where(mask == 1, advantages, 0.0)

@@ -50,7 +50,7 @@ def test_a_second_ctrl_c_leaves_no_traceback(tmp_path):
 
 def test_a_dry_run_saves_its_model_and_has_an_exit_code_of_its_own(tmp_path):
     # The tiny world has 200 questions: soon there are no new ones.
-    process = start(tmp_path / "run", max_rounds=4, max_steps=400)
+    process = start(tmp_path / "run", max_rounds=4, max_steps=400, learning_rate=1e-6)
     stdout, stderr = process.communicate(timeout=120)
     assert process.returncode == 3, stderr[-2000:]
     assert "Some of its instructions:" in stdout  # the summary
