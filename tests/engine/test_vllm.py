@@ -32,7 +32,7 @@ def trainer(tmp_path_factory):
     """One engine for all tests: it takes most of the time, and a process can hold only one."""
     from peft import LoraConfig
 
-    settings = {"use_vllm": True, "vllm_max_model_length": 256, "max_steps": 2, "gradient_accumulation_steps": 2}
+    settings = {"use_vllm": True, "vllm_max_model_length": 256, "max_steps": 4, "gradient_accumulation_steps": 2}
     lora = LoraConfig(r=4, lora_alpha=16, target_modules=["q_proj", "down_proj"], task_type="CAUSAL_LM")
     config = tiny_config(tmp_path_factory.mktemp("vllm"), **settings)
     return SeRLTrainer(str(TINY_MODEL), config, tiny_seeds(), peft_config=lora)
@@ -49,9 +49,11 @@ def test_a_run_trains_on_what_vllm_sampled(trainer):
     logged = trainer.state.log_history
     for name, parameter in trainer.model.named_parameters():
         assert torch.equal(before[name], parameter) == ("lora" not in name), name  # the base keeps its bits
-    # Engine and trainer hold the same weights in the same precision after every step: their log-probabilities agree.
-    differences = [entry["sampling/sampling_logp_difference/mean"] for entry in logged if "loss" in entry]
-    assert len(differences) == 2 and max(differences) < 1e-3
+    # Engine and trainer hold the same weights in the same precision after every step: their log-probabilities agree. Those
+    # of surplus groups are of a step before.
+    fresh = [entry for entry in logged if "loss" in entry and entry["self_rewarding/surplus_groups"] == 0]
+    differences = [entry["sampling/sampling_logp_difference/mean"] for entry in fresh]
+    assert len(differences) >= 2 and max(differences) < 1e-3
 
 
 def test_changed_weights_reach_the_engine(trainer):
