@@ -232,13 +232,14 @@ class SeRLTrainer(PublicPushMixin, GRPOTrainer):
         changed = {"beta": 0.0} if kl_in_advantage(self.args.advantage_estimator) else {}
         old = inputs.get("old_per_token_logps")
         if old is not None and old.isnan().any():
-            changed["_get_per_token_logps_and_entropies"] = partial(self._fill_in, old)
+            forward = self._get_per_token_logps_and_entropies
+            changed["_get_per_token_logps_and_entropies"] = partial(self._fill_in, old, forward)
         with attributes(self, changed):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
-    def _fill_in(self, old: torch.Tensor, *args, **kwargs) -> tuple:
+    def _fill_in(self, old: torch.Tensor, forward: Callable, *args, **kwargs) -> tuple:
         """Do the forward pass of TRL's loss, and put its log-probabilities where [`old_logps`] left some open."""
-        logps, *rest = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+        logps, *rest = forward(*args, **kwargs)
         old.copy_(torch.where(old.isnan(), logps.detach(), old))
         return logps, *rest
 

@@ -63,6 +63,6 @@ def old_logps(trainer, output: dict[str, torch.Tensor], sampling_logps: torch.Te
     the loss, and no KL in the advantages needs them before, they stay NaN until then.
     """
     present = output.get("old_per_token_logps")
-    if present is None and kl_in_advantage(trainer.args.advantage_estimator):
+    if present is None and trainer.beta != 0.0 and kl_in_advantage(trainer.args.advantage_estimator):
         present = token_logps(trainer, output)
     return sampling_logps if present is None else torch.where(sampling_logps.isnan(), present, sampling_logps)
