@@ -14,11 +14,12 @@ from safetensors.torch import save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, TrainerCallback
 
 from serl_trl import SeRLTrainer
-from serl_trl.engine.log_probabilities import old_logps, token_logps
+from serl_trl.engine.log_probabilities import token_logps
 from serl_trl.engine.sampler import TrainerSampler
 from serl_trl.engine.sampling_settings import PresencePenalty, sampling_settings
 from serl_trl.self_play.carriers import Completion, SamplingSettings
 from serl_trl.self_play.prompt import few_shot_prompt
+from serl_trl.training.surplus import old_logps
 
 
 def checksum(model) -> float:

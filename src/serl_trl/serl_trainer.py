@@ -13,7 +13,7 @@ from trl import GRPOTrainer
 
 from .check.measuring import CheckResult, check_trainer
 from .engine.adapters import load_trainable
-from .engine.log_probabilities import old_logps, token_logps
+from .engine.log_probabilities import token_logps
 from .engine.models import base_model, context_length, load_model_config, load_tokenizer
 from .engine.sampling_settings import attributes
 from .engine.vllm import prepare_vllm, started
@@ -36,6 +36,7 @@ from .training.reporting import ReportWriter
 from .training.same_run import run_facts, trained_parts
 from .training.saving import whole_checkpoint
 from .training.schedule import follow_progress, is_finished, placeholder_rows
+from .training.surplus import fill_in, old_logps
 from .training.tracking import InstructionTable
 from .training.trust import Trust
 
@@ -49,7 +50,7 @@ class SeRLTrainer(PublicPushMixin, GRPOTrainer):
     - `_generate_and_score_completions`: takes the rows from the self-play loader instead of the data loader, since
       that one is read a step ahead, by older weights. TRL gets the completions that were labelled by its `rollout_func`.
     - `_calculate_rewards`: keeps the rewards for the advantage estimators that TRL does not have.
-    - `compute_loss`: leaves TRL's KL term out where the KL is in the advantages, and lets surplus groups have a ratio.
+    - `compute_loss`: leaves TRL's KL term out where the KL is in the advantages; fresh groups beside surplus get a ratio of 1.
     - `create_scheduler`: lets the learning rate come down by what ends the run.
     - `train`: refuses a folder that holds another run.
     - `evaluate`, `_evaluate`: measure pass@k and maj@k as `serl-trl eval` does, and no step twice.
@@ -228,20 +229,17 @@ class SeRLTrainer(PublicPushMixin, GRPOTrainer):
         return token_advantages(estimator, rewards, kl, mask, size, self.beta, *places)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Compute TRL's loss; without its KL term where the KL is in the advantages, so that it counts once."""
+        """Compute TRL's loss; without its KL term where the KL is in the advantages, so that it counts once.
+
+        The log-probabilities that fresh groups beside surplus lack come from its own forward pass.
+        """
         changed = {"beta": 0.0} if kl_in_advantage(self.args.advantage_estimator) else {}
         old = inputs.get("old_per_token_logps")
         if old is not None and old.isnan().any():
             forward = self._get_per_token_logps_and_entropies
-            changed["_get_per_token_logps_and_entropies"] = partial(self._fill_in, old, forward)
+            changed["_get_per_token_logps_and_entropies"] = partial(fill_in, old, forward)
         with attributes(self, changed):
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
-
-    def _fill_in(self, old: torch.Tensor, forward: Callable, *args, **kwargs) -> tuple:
-        """Do the forward pass of TRL's loss, and put its log-probabilities where [`old_logps`] left some open."""
-        logps, *rest = forward(*args, **kwargs)
-        old.copy_(torch.where(old.isnan(), logps.detach(), old))
-        return logps, *rest
 
     @property
     def corrects_by_engine(self) -> bool:

@@ -6,8 +6,6 @@ import torch
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import pad
 
-from ..training.advantages import kl_in_advantage
-
 
 Row = tuple[tuple[int, ...], tuple[int, ...]]  # prompt tokens and completion tokens
 
@@ -53,16 +51,3 @@ def log_probabilities(trainer, rows: Sequence[Row]) -> list[list[float]]:
     """Return the log-probability of each completion token, in nats; every process must bring as many rows."""
     logps = token_logps(trainer, as_batch(trainer, rows))
     return [row[: len(completion)].tolist() for row, (_, completion) in zip(logps, rows, strict=True)]
-
-
-def old_logps(trainer, output: dict[str, torch.Tensor], sampling_logps: torch.Tensor) -> torch.Tensor:
-    """Return the log-probabilities that the clipped ratio starts from, shape (batch, completion_length).
-
-    For surplus groups those of the weights that sampled them, which makes the ratio their importance weight; for fresh
-    ones (NaN in `sampling_logps`) those of the present weights, as in TRL. Where TRL leaves these to the forward pass of
-    the loss, and no KL in the advantages needs them before, they stay NaN until then.
-    """
-    present = output.get("old_per_token_logps")
-    if present is None and trainer.beta != 0.0 and kl_in_advantage(trainer.args.advantage_estimator):
-        present = token_logps(trainer, output)
-    return sampling_logps if present is None else torch.where(sampling_logps.isnan(), present, sampling_logps)
