@@ -43,25 +43,17 @@ def pass_rate(answers: list[str | None]) -> float:
     return count / len(answers)
 
 
-def published(in_band: list[bool]) -> float:
-    """Return the share of groups that are trained: rounds of a fixed size, and no surplus."""
-    answered = batches = kept = 0
-    for start in range(0, len(in_band) - GROUPS + 1, GROUPS):
-        answered, kept = answered + GROUPS, kept + sum(in_band[start : start + GROUPS])
-        if kept >= GROUPS:
-            batches, kept, used = batches + 1, 0, answered
-    return batches * GROUPS / used
+def fixed(in_band: list[bool], size: int, surplus: int = GROUPS) -> tuple[float, float]:
+    """Return the share of groups that are trained and the rounds a batch, if each round answers `size` instructions.
 
-
-def fixed(in_band: list[bool], size: int) -> tuple[float, float]:
-    """Return the share of groups that are trained and the rounds a batch, if each round answers `size` instructions."""
-    answered = rounds = batches = kept = 0
-    while answered + size <= len(in_band):
-        kept, rounds = kept + sum(in_band[answered : answered + size]), rounds + 1
-        answered += size
+    At most `surplus` groups are carried over to the next batch.
+    """
+    batches = kept = used = 0
+    for answered in range(size, len(in_band) + 1, size):
+        kept += sum(in_band[answered - size : answered])
         while kept >= GROUPS:  # a surplus of a whole batch needs no round
-            batches, kept = batches + 1, min(kept - GROUPS, GROUPS)
-    return batches * GROUPS / answered, rounds / batches
+            batches, kept, used = batches + 1, min(kept - GROUPS, surplus), answered
+    return batches * GROUPS / used, used / size / batches
 
 
 def stopped(groups: list[list], look: int, most: int, max_pass_rate: float) -> tuple[float, float, float]:
@@ -89,7 +81,7 @@ def main() -> None:
     print("| --- | --- | --- | --- | --- |")
     bands = {band: [0.2 <= pass_rate(answers) <= band for answers in groups] for band, (groups, *_) in runs.items()}
     for band, (_, ours, _) in runs.items():
-        in_band, other = bands[band], published(bands[band])
+        in_band, (other, _) = bands[band], fixed(bands[band], GROUPS, surplus=0)
         print(f"| 0.2 to {band} | {sum(in_band) / len(in_band):.2f} | {ours:.2f} | {other:.2f} | {ours / other:.2f} |")
     print("\n| band | a round answers | trained | rounds a batch |\n| --- | --- | --- | --- |")
     for band, (_, ours, rounds) in runs.items():
