@@ -113,9 +113,8 @@ def test_an_alarm_brings_back_weights_and_halves_the_learning_rate(tmp_path, cap
 
 @pytest.mark.usefixtures("low_bars")
 def test_the_second_alarm_ends_the_run_with_the_last_good_weights(tmp_path):
-    trainer = make_trainer(
-        tmp_path, reward=against_the_vote, **LOSES | {"learning_rate": 1e-3}
-    )  # half of it loses too
+    changes = LOSES | {"learning_rate": 1e-3}  # half of it loses too
+    trainer = make_trainer(tmp_path, reward=against_the_vote, **changes)
     start = weights(trainer.model)
     trainer.train()
     assert trainer.state.global_step < 32 and "second time" in trainer.trust.ended
