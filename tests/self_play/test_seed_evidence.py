@@ -196,7 +196,7 @@ def test_the_figures_are_told(tmp_path):
         "The start's answers to 27 seeds: pass rate 0.67 on average, 24 in the band; 20 of these would be trained on.\n"
         "Of 20 seeds with true answers the majority is right for 17; of the 20 that would be trained on, for 17.\n"
         "A majority counts from a pass rate of 0.75 on.\n"
-        "3 seeds have no majority; few-shot examples are drawn from the others, if these are enough."
+        "Seeds without a majority: 3. Few-shot examples are drawn from the others, if these are enough."
     )
     evidence = gather(tmp_path, ("clear", 4), ("easy", 4))
     assert evidence.describe() == (

@@ -148,7 +148,7 @@ class Evidence:
             lines.append(f"A majority counts from a pass rate of {self.min_pass_rate:.2f} on.")
         if self.without_majority:
             lines.append(
-                f"{len(self.without_majority)} seeds have no majority; few-shot examples are drawn from the others, if "
+                f"Seeds without a majority: {len(self.without_majority)}. Few-shot examples are drawn from the others, if "
                 "these are enough."
             )
         return "\n".join(lines)
@@ -165,7 +165,7 @@ class Evidence:
         if self.is_labelled and self.trusted and wilson_bound(wrong, self.trusted, CONFIDENCE) > 1 - ACCURACY:
             return (
                 f"Of {self.trusted} labelled seeds that would be trained on, the majority is right for "
-                f"{self.trusted_right} only."
+                f"{self.trusted_right} only. Check these answers, and that answer_format reads them."
             )
         if self.min_pass_rate is None or self.min_pass_rate > max_pass_rate:
             return (
