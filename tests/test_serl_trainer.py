@@ -147,6 +147,7 @@ def test_surplus_gets_an_importance_weight(tmp_path):
             torch.testing.assert_close(output["old_per_token_logps"][row][: len(sampled)], sampled)
             checked += 1
     assert checked > 0
+    assert "_get_per_token_logps_and_entropies" not in vars(trainer)  # what the class has was changed for a call only
 
 
 def test_the_loss_gives_fresh_groups_a_ratio_of_one_beside_surplus(tmp_path):

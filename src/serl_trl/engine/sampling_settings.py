@@ -47,14 +47,17 @@ def sampling_settings(trainer, settings: SamplingSettings | None) -> Iterator[No
 @contextmanager
 def attributes(target: Any, values: dict[str, Any]) -> Iterator[None]:
     """Set attributes for the length of the block."""
-    before = {name: getattr(target, name) for name in values}
+    before = {name: vars(target)[name] for name in values.keys() & vars(target).keys()}
     try:
         for name, value in values.items():
             setattr(target, name, value)
         yield
     finally:
-        for name, value in before.items():
-            setattr(target, name, value)
+        for name in values:
+            if name in before:
+                setattr(target, name, before[name])
+            else:
+                delattr(target, name)  # its class has it
 
 
 @contextmanager
@@ -94,17 +97,11 @@ def _presence_penalty(trainer, penalty: float) -> Iterator[None]:
         yield
         return
     model = trainer.accelerator.unwrap_model(trainer.model_wrapped)
-    generate, own = model.generate, "generate" in vars(model)
+    generate = model.generate
 
     def generate_with_penalty(*args, **kwargs):
         processor = PresencePenalty(penalty, kwargs["input_ids"].shape[1])
         return generate(*args, logits_processor=LogitsProcessorList([processor]), **kwargs)
 
-    model.generate = generate_with_penalty
-    try:
+    with attributes(model, {"generate": generate_with_penalty}):
         yield
-    finally:
-        if own:
-            model.generate = generate
-        else:
-            del model.generate
