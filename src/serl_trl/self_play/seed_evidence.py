@@ -4,13 +4,11 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from ..answers.voting import Vote
-from .carriers import Candidate, Completion
+from .carriers import Candidate
 from .evidence import calibrated_pass_rate, wilson_bound
 from .funnel import Funnel
-from .labels import MajorityLabels, TrueAnswerLabels, label_group
+from .labels import MajorityLabels, TrueAnswerLabels
 from .loop import SelfPlayLoader
-from .sampler import judge_once
 from .settings import SelfPlaySettings
 from .sources import SelfInstruction
 
@@ -68,14 +66,15 @@ def answer_seeds(
         verdicts, _ = loader.confirmation.ask(groups, funnel)
     confirmed = {group.candidate_id: verdict for group, verdict in zip(groups, verdicts, strict=True)}
     _count(loader, funnel)
-    completions = dict(zip(seeds, (group for _, group in answered), strict=True))
-    labelled = {seed: group for seed, group in completions.items() if true_answers.get(seed) is not None}
-    by_truth = dict(zip(labelled, _judge(loader, labelled, true_answers), strict=True))
+    labelled = [number for number, seed in enumerate(seeds) if true_answers.get(seed) is not None]
+    truth = TrueAnswerLabels(true_answers, settings.answer_format, settings.max_vote_seconds)
+    judged = loader.label([candidates[n] for n in labelled], [answered[n] for n in labelled], funnel, truth)
+    by_truth = dict(zip(labelled, judged, strict=True))
     found = []
     for number, (seed, vote) in enumerate(zip(seeds, votes, strict=True)):
-        right = None if seed not in by_truth else False
+        right = None if number not in by_truth else False
         if right is not None and vote.pseudo_label is not None:
-            right = by_truth[seed].rewards[vote.rewards.index(1.0)] == 1.0
+            right = by_truth[number].rewards[vote.rewards.index(1.0)] == 1.0
         found.append(SeedAnswers(seed, vote.pseudo_label, vote.pass_rate, right, confirmed.get(number)))
     return found
 
@@ -86,8 +85,8 @@ def agreement(loader: SelfPlayLoader, labels: Mapping[str, str]) -> list[float]:
     funnel = Funnel()
     answered = loader.answer(candidates, funnel)
     _count(loader, funnel)
-    completions = dict(zip(labels, (group for _, group in answered), strict=True))
-    return [vote.pass_rate for vote in _judge(loader, completions, labels)]
+    by_label = TrueAnswerLabels(labels, loader.settings.answer_format, loader.settings.max_vote_seconds)
+    return [vote.pass_rate for vote in loader.label(candidates, answered, funnel, by_label)]
 
 
 def _count(loader: SelfPlayLoader, funnel: Funnel) -> None:
@@ -235,13 +234,3 @@ def weigh(
         without_majority=[seed.instruction for seed in answers if seed.pass_rate < settings.min_pass_rate],
         watched=dict(list(watched.items())[:MOST_WATCHED]) if len(watched) >= FEWEST_WATCHED else {},
     )
-
-
-def _judge(
-    loader: SelfPlayLoader, groups: Mapping[str, Sequence[Completion]], labels: Mapping[str, str]
-) -> list[Vote]:
-    """Return the rewards of each instruction's completions by its label, in the order of `groups`."""
-    settings = loader.settings
-    by_label = TrueAnswerLabels(labels, settings.answer_format, settings.max_vote_seconds)
-    thinking_end = loader.template.thinking_end
-    return judge_once(loader.sampler, groups.items(), lambda *group: label_group(by_label, *group, thinking_end))
