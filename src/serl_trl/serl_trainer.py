@@ -185,9 +185,11 @@ class SeRLTrainer(PublicPushMixin, GRPOTrainer):
         with attributes(self, sampled):
             output = super()._generate_and_score_completions(inputs)
         if not self.corrects_by_engine:
-            sampling_logps = output.pop("sampling_per_token_logps")
+            # TRL's off-policy mask needs the engine's.
+            sampling_logps = (output.get if self.use_vllm else output.pop)("sampling_per_token_logps")
             if any(group.surplus for group in batch.groups):
-                output["old_per_token_logps"] = old_logps(self, output, sampling_logps)
+                fresh = torch.tensor([[not group.surplus] for group, _ in rows], device=sampling_logps.device)
+                output["old_per_token_logps"] = old_logps(self, output, sampling_logps.masked_fill(fresh, torch.nan))
         if kl_in_advantage(self.args.advantage_estimator):
             output["advantages"] = self._token_advantages(output)
             log_advantages(self, output["advantages"], output["completion_mask"])
@@ -200,10 +202,7 @@ class SeRLTrainer(PublicPushMixin, GRPOTrainer):
             "prompt_ids": [list(group.prompt_ids) for group, _ in rows],
             "completion_ids": [list(completion.token_ids) for completion in completions],
             "logprobs": [
-                list(completion.logprobs)
-                if group.surplus or self.corrects_by_engine
-                else [None] * len(completion.token_ids)
-                for (group, _), completion in zip(rows, completions, strict=True)
+                list(completion.logprobs or [None] * len(completion.token_ids)) for completion in completions
             ],
         }
 
