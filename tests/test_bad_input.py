@@ -10,7 +10,7 @@ import pytest
 import torch
 from conftest import TINY_MODEL, TINY_TEMPLATE, tiny_config, tiny_seeds
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, BertConfig, BertForMaskedLM, PreTrainedModel
+from transformers import AutoModelForCausalLM, BertConfig, BertForMaskedLM, PreTrainedModel, ProcessorMixin
 
 from serl_trl import SeRLTrainer, accuracy_reward, self_play_reward
 from serl_trl.iterate import run as iterate
@@ -41,6 +41,11 @@ def of_level(completions, level, **kwargs):
     return [0.0] * len(completions)
 
 
+class WithImages(ProcessorMixin):
+    def __init__(self):
+        pass
+
+
 class ByAnswer:
     def __call__(self, completions, answer, **kwargs):
         return [0.0] * len(completions)
@@ -59,6 +64,9 @@ class ByAnswer:
         ({}, {"reward_funcs": of_level}, "of_level can't be called: missing a required argument: 'level'"),
         ({}, {"reward_funcs": without_others}, "without_others can't be called: got an unexpected keyword argument"),
         ({"reward_weights": [1.0, 2.0]}, {}, "reward_weights is .* Set it to a number for each reward \\(1\\)"),
+        ({}, {"reward_funcs": []}, "reward_funcs is \\[\\]. Set it to a function or a list"),
+        ({}, {"reward_funcs": (self_play_reward,)}, "reward_funcs is .* Set it to a function or a list"),
+        ({}, {"processing_class": WithImages()}, "processing_class is a WithImages, and prompts are text"),
         # optimizer, schedule, engine and trackers, made after the model
         ({"optim_args": "betas"}, {}, "optim is 'adamw_torch_fused' with optim_args 'betas'"),
         ({"lr_scheduler_type": "warmup_stable_decay"}, {}, "lr_scheduler_type is 'warmup_stable_decay'.*num_decay_steps"),

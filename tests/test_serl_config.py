@@ -141,6 +141,8 @@ def test_the_method(tmp_path, given, method, confirms):
         ({"max_vote_seconds": float("inf")}, "max_vote_seconds is inf"),
         ({"max_vote_seconds": float("nan")}, "max_vote_seconds is nan"),
         ({"generation_batch_size": 0}, "generation_batch_size is 0"),
+        # no checkpoint holds the reference, so that a resumed run would take another one
+        ({"sync_ref_model": True}, "sync_ref_model is True"),
         # continuous batching has no presence penalty and would ignore it
         ({"use_transformers_continuous_batching": True}, "continuous batching"),
     ],

@@ -141,6 +141,11 @@ class SeRLConfig(SelfPlaySettings, GRPOConfig):
         for name, advice in UNUSED.items():
             if getattr(self, name) != getattr(GRPOConfig, name):
                 raise ValueError(f"{name} is {getattr(self, name)!r}, which has no effect in self-play. {advice}")
+        if self.sync_ref_model:
+            raise ValueError(
+                "sync_ref_model is True, and no checkpoint holds the reference model: a resumed run would take the start "
+                "for it. Leave it out."
+            )
         if self.output_dir == "":
             raise ValueError("output_dir is empty. Set it to a folder.")
         weights = self.reward_weights or []

@@ -19,6 +19,8 @@ _NEED_THE_MODEL = ("apollo", "galore", "lomo")  # optimizers that are made from 
 
 def check_rewards(reward_funcs: Callable | str | list | None, reward_weights: list[float] | None) -> None:
     """Raise `ValueError` if TRL could not call a reward function, or not weight its rewards."""
+    if reward_funcs == [] or isinstance(reward_funcs, tuple):
+        raise ValueError(f"reward_funcs is {reward_funcs!r}. Set it to a function or a list of them, or leave it out.")
     functions = reward_funcs if isinstance(reward_funcs, list) else [reward_funcs]
     for function in functions:
         if callable(function) and not isinstance(function, torch.nn.Module):  # that is a reward model

@@ -5,7 +5,7 @@ import os
 
 from accelerate import ParallelismConfig
 from jinja2 import TemplateError
-from transformers import PretrainedConfig, PreTrainedTokenizerBase
+from transformers import PretrainedConfig, PreTrainedTokenizerBase, ProcessorMixin
 
 from ..answers.judging import read_true_answer
 from ..engine.adapters import add_empty_adapter, check_adapter, empty_model
@@ -107,6 +107,10 @@ def usable_seeds(seeds: Seeds, tokenizer: PreTrainedTokenizerBase, max_tokens: i
             true answers and a seed (where votes are labels too: every seed) has none that can be read, or if the
             tokenizer can't format a conversation.
     """
+    if isinstance(tokenizer, ProcessorMixin):
+        raise ValueError(
+            f"processing_class is a {type(tokenizer).__name__}, and prompts are text. Pass its tokenizer."
+        )
     check_chat_template(tokenizer, tokenizer.name_or_path, load_template(args.prompt_template))
     given, tokens = seeds.true_answers, control_tokens(tokenizer)
     clean = {text: answer for text, answer in given.items() if not any(token in text for token in tokens)}
