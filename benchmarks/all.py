@@ -32,6 +32,7 @@ PARTS = {
     "adapter_sync": ("adapter_sync.py", []),
     "sampling_waste": ("sampling_waste.py", []),
     "diversity": ("diversity.py", []),
+    "diversity_million": ("diversity.py", ["--admitted", "1000000"]),
     "votes": ("votes.py", []),
     "evaluation": ("evaluation.py", []),
     "startup": ("startup.py", []),

@@ -1,7 +1,7 @@
 """The diversity filter beside `rouge_score`, and beside comparing with every text, on the same texts.
 
     python benchmarks/diversity.py
-    python benchmarks/diversity.py --admitted 1000000      # ten minutes to add them
+    python benchmarks/diversity.py --admitted 1000000      # five minutes
 
 Texts of 10 to 60 words that are as frequent as in a language. Beside `rouge_score` 40 candidates against 500 texts; beside
 brute force (rapidfuzz, in C++, which gives the same numbers) 20 against 100,000. CPU time of this process, one core.
