@@ -4,7 +4,7 @@
     python benchmarks/diversity.py --admitted 1000000      # five minutes
 
 Texts of 10 to 60 words that are as frequent as in a language. Beside `rouge_score` 40 candidates against 500 texts; beside
-brute force (rapidfuzz, in C++, which gives the same numbers) 20 against 100,000. CPU time of this process, one core.
+brute force (rapidfuzz, in C++, which gives the same numbers) 20 against many more. CPU time of this process, one core.
 """
 
 import argparse

@@ -105,7 +105,7 @@ def usable_seeds(seeds: Seeds, tokenizer: PreTrainedTokenizerBase, max_tokens: i
         ValueError:
             If there are too few, if the longest leave too little room in a context of `max_tokens`, if the labels are
             true answers and a seed (where votes are labels too: every seed) has none that can be read, or if the
-            tokenizer can't format a conversation.
+            tokenizer can't format a conversation or is a processor.
     """
     if isinstance(tokenizer, ProcessorMixin):
         raise ValueError(

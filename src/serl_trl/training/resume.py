@@ -32,8 +32,8 @@ def load_loader_state(checkpoint: str | os.PathLike) -> dict:
 def rollout_sizes(trainer) -> dict:
     """Return the settings that buffered rollouts depend on: how many they are, and which tensors they need."""
     names = ("generation_batch_size", "steps_per_generation", "num_generations", "num_iterations")
-    names += ("gradient_accumulation_steps", "beta", "advantage_estimator", "use_vllm")
-    names += ("vllm_importance_sampling_correction",)
+    names += ("gradient_accumulation_steps", "beta", "advantage_estimator")
+    names += ("use_vllm", "vllm_importance_sampling_correction")
     sizes = {name: getattr(trainer.args, name) for name in names}
     return {"processes": trainer.accelerator.num_processes} | sizes
 
