@@ -67,11 +67,12 @@ def naming_disk(what: str, run_dir: str | Path) -> Iterator[None]:
 
 def _write_error(what: str, run_dir: Path, written: int, error: Exception) -> WriteError:
     last = last_checkpoint(run_dir)
-    needed = f"about {_bytes_of(last) / 1e6:,.1f}" if last else f"more than {written / 1e6:,.1f}"
+    # The last one may be of the start, with no optimizer yet.
+    needed = max(written, _bytes_of(last) if last else 0) / 1e6
+    takes = f" A checkpoint takes more than {needed:,.1f} MB." if needed else ""
     reason = (str(error).strip().splitlines() or [""])[0]
     return WriteError(
-        f"{what} can't be saved ({type(error).__name__}: {reason}). {describe_disk(run_dir)} A checkpoint takes {needed} "
-        "MB. Make room."
+        f"{what} can't be saved ({type(error).__name__}: {reason}). {describe_disk(run_dir)}{takes} Make room."
     )
 
 
