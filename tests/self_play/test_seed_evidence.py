@@ -269,3 +269,17 @@ def test_evidence_changes_nothing_but_what_it_costs(tmp_path):
     for _ in range(3):
         assert next(loader).groups == next(other).groups
     assert ledger_rows(tmp_path / "one") == ledger_rows(tmp_path / "other")
+
+
+@pytest.mark.parametrize(
+    ("labelled", "shown", "setting", "floor"),
+    [
+        (0, 0.4, 0.3, 0.3),  # a setting that is changed where the run goes on
+        (0, 0.4, 0.5, 0.5),
+        (20, 0.6, 0.4, 0.6),  # below what true answers have shown no majority counts
+        (20, 0.6, 0.7, 0.7),
+        (20, None, 0.4, None),  # refused
+    ],
+)
+def test_the_floor_is_the_setting_unless_true_answers_show_a_higher_one(labelled, shown, setting, floor):
+    assert Evidence(50, 0.8, 20, 20, labelled, 0, 0, 0, shown, [], {}).floor(setting) == floor

@@ -139,8 +139,8 @@ def _band(run: Run) -> tuple[float, float] | tuple[()]:
     if run.record is None:
         return ()
     settings = METHODS[run.record.settings.get("method", "trusted")] | run.record.settings
-    floor = run.evidence.min_pass_rate if run.evidence else None
-    return (settings["min_pass_rate"] if floor is None else floor, settings["max_pass_rate"])
+    floor = settings["min_pass_rate"]
+    return ((run.evidence and run.evidence.floor(floor)) or floor, settings["max_pass_rate"])
 
 
 def _records(runs: list[Run]) -> dict[str, dict[str, list[str]]]:

@@ -127,6 +127,12 @@ class Evidence:
         """Whether the watched seeds are those with true answers."""
         return self.labelled >= FEWEST_LABELLED
 
+    def floor(self, min_pass_rate: float) -> float | None:
+        """Return the floor of the band where a run goes on with this setting: true answers may have shown a higher one."""
+        if not self.is_labelled:
+            return min_pass_rate
+        return self.min_pass_rate and max(self.min_pass_rate, min_pass_rate)
+
     def figures(self) -> str:
         """Return the figures in a line or two."""
         lines = [
@@ -166,7 +172,7 @@ class Evidence:
                 f"Of {self.trusted} labelled seeds that would be trained on, the majority is right for "
                 f"{self.trusted_right} only. Check these answers, and that answer_format reads them."
             )
-        if self.min_pass_rate is None or self.min_pass_rate > max_pass_rate:
+        if self.is_labelled and (self.min_pass_rate is None or self.min_pass_rate > max_pass_rate):
             return (
                 f"The majority is right for {self.right} of {self.labelled} labelled seeds, and in no part of the band for "
                 f"{100 * ACCURACY:.0f} %."
@@ -198,7 +204,7 @@ def evidence_order(settings: SelfPlaySettings, true_answers: Mapping[str, str | 
 
 def use_evidence(loader: SelfPlayLoader, evidence: Evidence) -> None:
     """Let a loop take the floor of its band from evidence, and few-shot examples from seeds with a majority."""
-    loader.min_pass_rate = evidence.min_pass_rate
+    loader.min_pass_rate = evidence.floor(loader.settings.min_pass_rate)
     if isinstance(loader.source, SelfInstruction):
         loader.source.leave_out(evidence.without_majority)
     loader.ledger.metadata = asdict(evidence)

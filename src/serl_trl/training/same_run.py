@@ -24,6 +24,7 @@ _OF_THE_RUN = ("instruction_source", "label_source", "answer_format", "confirm_m
 _CONSEQUENCES = {
     "processes": "buffered rollouts are dropped, and random numbers are others",
     "num_generations": "surplus and buffered rollouts are dropped",
+    "true_answers": "evidence and watched seeds stay those that the run has",
     "seed": "draws from here on are by the new one",
     **dict.fromkeys(("lr_scheduler_type", "max_steps", "warmup_steps"), "the learning rate follows a step later"),
     **dict.fromkeys(
@@ -58,6 +59,8 @@ def run_facts(args, seeds: Seeds, config: PretrainedConfig, tokenizer: PreTraine
     }
     settings = {key: value for key, value in changed_settings(args).items() if key not in run}
     settings |= {"processes": args.world_size, "learning_rate": args.learning_rate}
+    if answers := [answer for answer in seeds.true_answers.values() if answer is not None]:
+        settings["true_answers"] = f"{len(answers)} ({_hash(answers)})"
     return json.loads(json.dumps({"run": run, "settings": settings}))  # enumerations become their texts
 
 
