@@ -247,7 +247,7 @@ class SeRLTrainer(PublicPushMixin, GRPOTrainer):
 
     def _run_epoch(self, model, trial, **kwargs):
         # A run that was killed after its last checkpoint goes on to its end without training.
-        if is_finished(self):
+        if is_finished(self) or self.trust.ended:
             self.control.should_training_stop = True
             return
         with self.ending.saving(model, trial):

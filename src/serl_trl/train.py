@@ -45,7 +45,7 @@ def main(script_args, training_args, model_args):
     from .self_play.loop import DryBatchError
     from .training.saving import naming_disk
     from .training.summary import StepLines, summarize
-    from .training.trust import NotReadyError
+    from .training.trust import NotFiniteError, NotReadyError
 
     with one_sentence():
         check_shared(training_args.output_dir)
@@ -59,10 +59,10 @@ def main(script_args, training_args, model_args):
         result = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     except KeyboardInterrupt:
         sys.exit(130)
-    except (DryBatchError, NotReadyError) as error:  # a first batch that is dry: nothing was trained
+    except (DryBatchError, NotReadyError) as error:  # before a first step: nothing was trained
         trainer.accelerator.print(f"error: {error}", file=sys.stderr)
         sys.exit(DRY_EXIT_CODE)
-    except WriteError as error:
+    except (WriteError, NotFiniteError) as error:
         sys.exit(f"error: {error} {trainer.ending.where()}")
 
     # Evaluate, where there is something to evaluate on

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -33,10 +34,18 @@ LOSES = {"learning_rate": 4e-4, "warmup_steps": 0, "lr_scheduler_type": "constan
 
 
 @pytest.fixture
-def low_bars(monkeypatch):
+def low_bars():
     """Let more groups be confirmed than a run would: such a run has to lose within a few steps."""
-    for look in LOOKS:
-        monkeypatch.setitem(LOOKS, look, (0.0, 2.8))
+    with lowered_bars():
+        yield
+
+
+@contextmanager
+def lowered_bars():
+    with pytest.MonkeyPatch.context() as patch:
+        for look in LOOKS:
+            patch.setitem(LOOKS, look, (0.0, 2.8))
+        yield
 
 
 def labelled_seeds():

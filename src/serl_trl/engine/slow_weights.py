@@ -23,6 +23,11 @@ def _own_part(parameter: torch.nn.Parameter) -> torch.Tensor:
     return parameter.data.to_local() if hasattr(parameter.data, "to_local") else parameter.data
 
 
+def is_finite(parameters: Iterable[torch.nn.Parameter]) -> bool:
+    """Return whether all that this process holds of the trained parameters are finite numbers."""
+    return all(bool(_own_part(parameter).isfinite().all()) for parameter in parameters if parameter.requires_grad)
+
+
 class SlowWeights:
     """An exponential average of the weights that are trained, in float32; each process holds that of its own part.
 

@@ -23,6 +23,7 @@ from .checkpoints import (
 from .resume import load_loader_state, load_rollouts, rollout_sizes
 from .same_run import check_same_run, describe_changes, load_facts
 from .schedule import follow_learning_rate, is_over
+from .sentinel import GOOD_FOLDER
 
 
 logger = logging.getLogger(__name__)
@@ -108,12 +109,15 @@ def _find_checkpoint(resume_from_checkpoint: str | bool | None, args) -> str | N
         return None
     step = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_FILE)).global_step
     state = load_loader_state(checkpoint)
-    counts = state["totals"]["counts"]
+    counts, ended = state["totals"]["counts"], state["trust"].get("ended")
     run, next_id = Path(checkpoint).resolve().parent, state["source"]["next_id"]
     ledger = run / LEDGER_FOLDER
     _check_ledger(run, state["batch_index"], next_id, ledger.stat().st_mtime_ns if ledger.exists() else None)
     # Without the state at its end, the run was killed before it saved its model: it goes on to that.
-    if (step >= args.max_steps or is_over(args, counts)) and (Path(args.output_dir) / TRAINER_STATE_FILE).is_file():
+    is_finished = (Path(args.output_dir) / TRAINER_STATE_FILE).is_file()
+    if is_finished and ended:
+        raise ValueError(f"{checkpoint!r}: {ended} Set output_dir to a new folder, and learning_rate to a lower one.")
+    if is_finished and (step >= args.max_steps or is_over(args, counts)):
         raise ValueError(
             f"{checkpoint!r} is at step {step}, with {counts.get('admitted', 0)} instructions admitted: nothing is left "
             f"to train (max_steps is {args.max_steps}, instructions_per_iteration {args.instructions_per_iteration}). "
@@ -196,6 +200,8 @@ def _clear_the_way(output_dir: Path, checkpoint: str | None) -> None:
         elif (path / STATE_FILE).is_file():  # else it is none of this trainer's
             shutil.rmtree(path) if not path.is_symlink() else path.unlink()
             moves.append(f"{path.name} is removed (its save was cut off)")
+    if checkpoint is None:
+        shutil.rmtree(output_dir / GOOD_FOLDER, ignore_errors=True)  # of a run that is none: nothing goes back to it
     if checkpoint is None and (output_dir / LEDGER_FOLDER).exists():
         moves.append(f"the ledger is now {_set_aside(output_dir / LEDGER_FOLDER)}")
     if moves:

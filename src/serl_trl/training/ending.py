@@ -19,6 +19,7 @@ from ..engine.sampler import EngineError
 from ..self_play.loop import DryBatchError
 from .checkpoints import ITERATION_VARIABLE, is_complete, last_checkpoint
 from .schedule import between_batches, is_finished
+from .trust import NotFiniteError
 
 
 logger = logging.getLogger(__name__)
@@ -194,7 +195,7 @@ class GracefulEnd(TrainerCallback):
         except Exception as error:
             shared = isinstance(error, EngineError) or trainer.accelerator.num_processes == 1
             in_step = shared and self.updating != trainer.state.global_step  # processes with each other, and weights
-            if in_step and not isinstance(error, WriteError):
+            if in_step and not isinstance(error, (WriteError, NotFiniteError)):
                 try:
                     self.save(model, trial)
                 except Exception as another:

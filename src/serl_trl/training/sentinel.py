@@ -51,7 +51,7 @@ def save_good(trainer) -> None:
     if args.should_save:
         kept = {good_checkpoint(trainer, trainer.state.global_step)}
         if trainer.trust.evidence.is_labelled:
-            kept.add(good_checkpoint(trainer, 0))
+            kept.add(good_checkpoint(trainer, trainer.trust.start_step))
         if last := last_checkpoint(args.output_dir):
             kept.add(good_checkpoint(trainer, load_loader_state(last)["trust"]["good"]))
         for path in {*list_checkpoints(folder)} - kept:

@@ -12,25 +12,29 @@ from trl import GRPOTrainer
 
 from ..engine.models import is_sharded
 from ..engine.sampling_settings import attributes, own_generators
-from ..engine.slow_weights import SlowWeights
+from ..engine.slow_weights import SlowWeights, is_finite
 from ..engine.vllm import engine_seed
 from ..evaluation.model_index import BACK_TO
 from ..self_play.seed_evidence import ALARM, DRIFT, Evidence, agreement, gather_evidence, use_evidence
 from .checkpoints import find_damage
-from .schedule import is_finished
+from .schedule import change_learning_rate, is_finished
 from .sentinel import go_back, good_checkpoint, paired_change, remove_good, save_good
 
 
 logger = logging.getLogger(__name__)
 
-SHOWN = 1.0  # standard errors from which on true answers show a gain
+SHOWN = 1.0 + 1e-6  # standard errors above which true answers show a gain; one answer more to one seed is one of them
 FEWEST_STEPS = 8  # between two checks, which cost as much as some steps
 DRIFT_GROUPS = 64  # that a fall of the pass rate takes to be seen
 SLOWER = 0.5  # what the learning rate is multiplied with at an alarm
 
 
 class NotReadyError(RuntimeError):
-    """The start's own answers give no reason to trust its majority: training would not make it better."""
+    """Nothing says that training would make the model better: its majority is unsure, or the way back is lost."""
+
+
+class NotFiniteError(RuntimeError):
+    """The weights are no longer finite numbers, and there are no good ones to go back to; they are not saved."""
 
 
 class Trust(TrainerCallback):
@@ -44,12 +48,17 @@ class Trust(TrainerCallback):
 
     def __init__(self, trainer):
         self.trainer = trainer
+        self.alarms = 0
         self.reset()
 
     def reset(self) -> None:
+        """Forget the training before: its evidence, and what its alarms made of the learning rate."""
+        if self.alarms:
+            change_learning_rate(self.trainer, lambda rate: rate / SLOWER**self.alarms)
         self.slow_weights: SlowWeights | None = None
         self.evidence: Evidence | None = None
         self.start: list[float] = []  # share of answers that agree with each watched label, at the start
+        self.start_step = 0  # where that was: a run may be watched only from where it is resumed
         self.good = 0  # the step to go back to: with true answers the best so far, else the last without an alarm
         self.good_scores: list[float] = []  # what `start` was then
         self.last_scores: list[float] = []  # and at the last check
@@ -63,7 +72,7 @@ class Trust(TrainerCallback):
         """Begin the average, and gather evidence before a new run's first step.
 
         Raises:
-            NotReadyError: if the evidence says that training would not make the model better.
+            NotReadyError: if the evidence says that training would not make the model better, or the way back is lost.
         """
         self._watch_drift()
         if args.confirm_majority and self.slow_weights is None:
@@ -77,33 +86,45 @@ class Trust(TrainerCallback):
                 logger.warning(
                     f"sentinel_checks is {args.sentinel_checks}, and too few seeds have a majority to watch."
                 )
-            if reason := self.evidence.refusal(args.max_pass_rate):
-                raise NotReadyError(reason)
+        if self.evidence is not None and (reason := self.evidence.refusal(args.max_pass_rate)):
+            raise NotReadyError(reason)
         if self._watches():
             self._have_good_weights()
         self._check_if_due(control)  # a signal or an error may have come before it was done
 
     def on_step_end(self, args, state, control, **kwargs):
+        """Take the weights into the average, and go back where they have lost or are no longer finite.
+
+        Raises:
+            NotFiniteError: if the weights are no longer finite numbers, and there are no good ones to go back to.
+        """
+        if any(self.trainer.loader.sampler.gather([not is_finite(self.trainer.model_wrapped.parameters())])):
+            self._leave_what_is_not_finite(control)
         if self.slow_weights is not None:
             self.slow_weights.update()
         self._watch_drift()
         self._check_if_due(control)
 
     def on_train_end(self, args, state, control, **kwargs):
-        ending = self.trainer.ending
-        if not self._watches() or ending.agreed:
+        if self.trainer.ending.agreed:
             return
-        if self.checked != state.global_step or args.load_best_model_at_end:
-            self._check(control)
-        change, errors = paired_change(self.last_scores, self.start)
-        if self.evidence.is_labelled and errors < SHOWN and good_checkpoint(self.trainer, 0).exists():
-            self._go_back(control, 0, 1.0)
-            self.trainer.accelerator.print(
-                f"The start is kept: the share of right answers to the {len(self.start)} watched seeds changed by "
-                f"{change:+.3f} ({errors:+.1f} standard errors), which shows no gain."
-            )
+        if self._watches():
+            if self.checked != state.global_step or args.load_best_model_at_end:
+                self._check(control)
+            if self.evidence.is_labelled:
+                self._keep_start_without_gain(control)
         if is_finished(self.trainer) or self.ended:
             remove_good(self.trainer)
+
+    def _keep_start_without_gain(self, control) -> None:
+        change, errors = paired_change(self.last_scores, self.start)
+        if errors > SHOWN:
+            return
+        self._go_back(control, self.start_step, 1.0)
+        self.trainer.accelerator.print(
+            f"The start is kept: the share of right answers to the {len(self.start)} watched seeds changed by "
+            f"{change:+.3f} ({errors:+.1f} standard errors), which shows no gain."
+        )
 
     def _watch_drift(self) -> None:
         """Draw few-shot examples from the seeds alone once the model's own instructions are harder, where no gate binds."""
@@ -125,19 +146,32 @@ class Trust(TrainerCallback):
         loader.source.max_kept_examples = 0 if self.drifted else args.max_kept_examples
 
     def _have_good_weights(self) -> None:
-        """Save the weights of now as those to go back to, where a run begins to be watched or has lost them."""
-        trainer, begins = self.trainer, not self.start  # also in the midst of a run, where `sentinel_checks` was 0
-        if begins:
-            self.start = self.last_scores = self._agreement()
-        else:
-            damage = find_damage(good_checkpoint(trainer, self.good))
-            if damage is None:
-                return
-            text = f"{good_checkpoint(trainer, self.good)}, the weights to go back to: {damage}."
-            if paired_change(self._agreement(), self.start)[1] <= -ALARM:
-                raise RuntimeError(f"{text} Those of now have lost. Go on from an earlier checkpoint.")
+        """Save the weights of now where a run begins to be watched, or has lost those to go back to.
+
+        Raises:
+            NotReadyError: if they are lost, and those of now can't take their place.
+        """
+        trainer, step, begins = self.trainer, self.trainer.state.global_step, not self.start
+        start, good = (good_checkpoint(trainer, at) for at in (self.start_step, self.good))
+        start_damage = find_damage(start) if self.evidence.is_labelled and not begins else None
+        good_damage = None if begins else find_damage(good)
+        if not (begins or start_damage or good_damage):
+            return
+        now = self._agreement()
+        if not begins:
+            change, errors = paired_change(now, self.start)
+            if start_damage and errors <= SHOWN:
+                raise NotReadyError(
+                    f"{start}, the start: {start_damage}. True answers show no gain since then ({change:+.3f}, {errors:+.1f} "
+                    "standard errors), and it can't be kept. Begin a new run, or set sentinel_checks to 0 to go on without it."
+                )
+            text = f"{start if start_damage else good}, the weights to go back to: {start_damage or good_damage}."
+            if errors <= -ALARM:
+                raise NotReadyError(f"{text} Those of now have lost. Go on from an earlier checkpoint.")
             logger.warning(f"{text} Those of now are saved in their place.")
-        self.good, self.good_scores = trainer.state.global_step, self.last_scores
+        if begins or start_damage:  # begins in the midst of a run too, where `sentinel_checks` was 0
+            self.start, self.start_step, self.last_scores = now, step, now
+        self.good, self.good_scores = step, now
         save_good(trainer)
 
     def _watches(self) -> bool:
@@ -171,7 +205,7 @@ class Trust(TrainerCallback):
 
     def _check(self, control) -> None:
         """Compare what the model answers to the watched seeds with what the start answered; go back where it has lost."""
-        trainer, step = self.trainer, self.trainer.state.global_step
+        step = self.trainer.state.global_step
         for time in range(2):  # asked again before an alarm: by chance alone one of 32 checks would be one
             now = self._agreement(time)
             change, errors = paired_change(now, self.start)
@@ -186,20 +220,35 @@ class Trust(TrainerCallback):
                 self.good, self.good_scores = step, now
             return
         what = "of right answers to" if self.evidence.is_labelled else "of the start's majority answers to"
-        text = (
+        self._alarm(
+            control,
             f"Step {step}: the share {what} the watched seeds fell by {-change:.3f} since the start ({-errors:.1f} standard "
-            "errors)."
+            "errors).",
         )
+
+    def _leave_what_is_not_finite(self, control) -> None:
+        args, text = (
+            self.trainer.args,
+            f"Step {self.trainer.state.global_step}: the weights are no longer finite numbers.",
+        )
+        if not self._watches():
+            raise NotFiniteError(
+                f"{text} Go on from a checkpoint before, with learning_rate below {args.learning_rate}."
+            )
+        self._alarm(control, text)
+
+    def _alarm(self, control, text: str) -> None:
+        """Go back to the last good weights; end the training if it is the second time."""
         self._go_back(control, self.good, SLOWER)
         # From here on the run is back; if that has failed, a resumed one is checked again.
-        self.checked, self.last_scores = step, self.good_scores
+        self.checked, self.last_scores = self.trainer.state.global_step, self.good_scores
         self.alarms += 1
         if self.alarms == 1:
             text += f" Weights of step {self.good} are back, and the learning rate is halved."
         else:
             self.ended = f"{text} It is the second time: training ends with the weights of step {self.good}."
             control.should_training_stop = True
-        trainer.accelerator.print(self.ended or text)
+        self.trainer.accelerator.print(self.ended or text)
 
     def _go_back(self, control, step: int, factor: float) -> None:
         go_back(self.trainer, good_checkpoint(self.trainer, step), factor)
@@ -215,7 +264,7 @@ class Trust(TrainerCallback):
 
     def state_dict(self) -> dict:
         """Return what goes into a checkpoint beside the slow weights, as JSON takes it."""
-        names = ("start", "good", "good_scores", "last_scores", "alarms", "checked", "drifted")
+        names = ("start", "start_step", "good", "good_scores", "last_scores", "alarms", "checked", "drifted", "ended")
         evidence = None if self.evidence is None else asdict(self.evidence)
         return {"evidence": evidence} | {name: getattr(self, name) for name in names}
 

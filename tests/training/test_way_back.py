@@ -1,0 +1,180 @@
+"""The way back of method `trusted` holds: in runs that are interrupted, prolonged or damaged, and where weights break."""
+
+import logging
+import math
+import os
+import shutil
+import signal
+
+import pytest
+import torch
+from conftest import weights
+from safetensors.torch import load_file
+from test_trust import (
+    LOSES,
+    KnewNothing,
+    TerminateAt,
+    against_the_vote,
+    end_of,
+    is_same,
+    labelled_seeds,
+    lowered_bars,
+    make_trainer,
+)
+
+from serl_trl.training.sentinel import GOOD_FOLDER, good_checkpoint, paired_change
+from serl_trl.training.trust import SHOWN, NotFiniteError, NotReadyError
+
+
+LOSES_TWICE = LOSES | {"learning_rate": 1e-3}  # half of it loses too: after 8 steps, and after 16
+BREAKS = LOSES | {"learning_rate": 1e3, "save_steps": 1, "save_total_limit": 1}
+MILD = {"learning_rate": 1e-5}  # neither loses nor gains
+
+
+@pytest.fixture(scope="module", autouse=True)
+def low_bars():
+    with lowered_bars():
+        yield
+
+
+def same_weights(model, others):
+    return all(torch.equal(a, b) for a, b in zip(weights(model), others, strict=True))
+
+
+def cut_start(output_dir, step=0):
+    path = output_dir / GOOD_FOLDER / f"checkpoint-{step}" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:1000])
+
+
+def test_weights_that_are_not_finite_are_gone_back_from(tmp_path, capsys):
+    trainer = make_trainer(tmp_path, **BREAKS)
+    start = weights(trainer.model)
+    trainer.train()
+    assert "the weights are no longer finite numbers. Weights of step 0 are back" in capsys.readouterr().out
+    assert trainer.trust.alarms == 2 and "second time" in trainer.trust.ended
+    assert same_weights(trainer.model, start)
+    saved = load_file(tmp_path / f"checkpoint-{trainer.state.global_step}" / "model.safetensors")
+    assert all(tensor.isfinite().all() for tensor in saved.values())
+
+
+def test_weights_that_are_not_finite_are_not_saved_where_nothing_is_watched(tmp_path):
+    trainer = make_trainer(tmp_path, method="paper", **BREAKS)
+    with pytest.raises(NotFiniteError, match=r"learning_rate below 1000.0") as error:
+        trainer.train()
+    last = tmp_path / f"checkpoint-{trainer.state.global_step - 1}"
+    assert str(last) in error.value.__notes__[0]
+    assert all(tensor.isfinite().all() for tensor in load_file(last / "model.safetensors").values())
+
+
+@pytest.fixture(scope="module")
+def lost_twice(tmp_path_factory):
+    output_dir = tmp_path_factory.mktemp("whole")
+    trainer = make_trainer(output_dir, reward=against_the_vote, **LOSES_TWICE)
+    trainer.train()
+    assert (trainer.trust.alarms, trainer.state.global_step) == (2, 16)
+    trainer.save_state()  # it is finished
+    return output_dir, end_of(trainer, output_dir)
+
+
+def terminate_in_check(trainer, step):
+    """Send a signal while the watched seeds are answered."""
+    ask = trainer.trust._agreement
+
+    def agreement(time=0):
+        if trainer.state.global_step == step and time == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return ask(time)
+
+    trainer.trust._agreement = agreement
+
+
+# In the check that gives the second alarm, and before it: that check waits for the resumed run.
+@pytest.mark.parametrize("terminate", [terminate_in_check, TerminateAt])
+def test_a_second_alarm_ends_an_interrupted_run_as_it_ends_another(tmp_path, lost_twice, terminate):
+    trainer = make_trainer(tmp_path, reward=against_the_vote, **LOSES_TWICE)
+    terminate(trainer, 16)
+    with pytest.raises(SystemExit):
+        trainer.train()
+    resumed = make_trainer(tmp_path, reward=against_the_vote, **LOSES_TWICE)
+    resumed.train(resume_from_checkpoint=True)
+    assert is_same(end_of(resumed, tmp_path), lost_twice[1]) and not (tmp_path / GOOD_FOLDER).exists()
+
+
+def test_a_run_that_a_second_alarm_ended_is_not_prolonged(lost_twice):
+    with pytest.raises(ValueError, match="second time.* Set output_dir to a new folder"):
+        make_trainer(lost_twice[0], max_steps=64).train(resume_from_checkpoint=True)
+
+
+@pytest.mark.parametrize("unset", ["sentinel_checks", "evidence_seeds"])
+def test_where_a_resumed_run_begins_to_be_watched_its_weights_are_the_start(tmp_path, capsys, unset):
+    make_trainer(tmp_path, stop_at=12, seeds=labelled_seeds(), **{unset: 0}).train()
+    saved = load_file(tmp_path / "checkpoint-12" / "model.safetensors")
+    resumed = make_trainer(tmp_path, seeds=labelled_seeds(), reward=against_the_vote, max_steps=15, **LOSES)
+    resumed.train(resume_from_checkpoint=True)
+    assert "The start is kept" in capsys.readouterr().out
+    assert all(torch.equal(resumed.model.state_dict()[name], tensor) for name, tensor in saved.items())
+
+
+@pytest.mark.parametrize("lose", [cut_start, lambda output_dir: shutil.rmtree(output_dir / GOOD_FOLDER)])
+def test_a_lost_start_is_replaced_by_weights_that_show_a_gain(tmp_path, caplog, lose):
+    trainer = make_trainer(tmp_path, stop_at=2, seeds=labelled_seeds(), **MILD)
+    trainer.add_callback(KnewNothing(trainer.trust))
+    trainer.train()
+    lose(tmp_path)
+    resumed = make_trainer(tmp_path, seeds=labelled_seeds(), max_steps=3, **MILD)
+    with caplog.at_level(logging.WARNING):
+        resumed.train(resume_from_checkpoint=True)
+    assert "Those of now are saved in their place" in caplog.text
+    assert (resumed.trust.start_step, resumed.state.global_step) == (2, 3)
+
+
+@pytest.mark.parametrize("changes", [{}, {"sentinel_checks": 0}])
+def test_a_lost_start_is_said_where_no_gain_is_shown(tmp_path, changes):
+    make_trainer(tmp_path, stop_at=2, seeds=labelled_seeds(), **MILD).train()
+    cut_start(tmp_path)
+    resumed = make_trainer(tmp_path, seeds=labelled_seeds(), max_steps=3, **MILD | changes)
+    if changes:  # the way out that the error names
+        resumed.train(resume_from_checkpoint=True)
+        assert resumed.state.global_step == 3 and not (tmp_path / GOOD_FOLDER).exists()
+    else:
+        with pytest.raises(NotReadyError, match="the start: .* set sentinel_checks to 0"):
+            resumed.train(resume_from_checkpoint=True)
+
+
+def test_a_new_run_does_not_go_back_to_weights_of_another(tmp_path):
+    trainer = make_trainer(tmp_path, stop_at=3, save_strategy="no")
+    trainer.train()
+    assert good_checkpoint(trainer, 0).is_dir()
+    make_trainer(tmp_path, method="paper", max_steps=2).train()
+    assert not (tmp_path / GOOD_FOLDER).exists()
+
+
+def test_what_changes_of_floor_and_answers_on_the_way_is_so_or_is_said(tmp_path, caplog):
+    make_trainer(tmp_path, stop_at=2).train()
+    resumed = make_trainer(tmp_path, stop_at=2, seeds=labelled_seeds(), min_pass_rate=0.3)
+    with caplog.at_level(logging.WARNING):
+        resumed.train(resume_from_checkpoint=True)
+    assert resumed.loader.min_pass_rate == 0.3 and "min_pass_rate was 0.4 and is 0.3" in caplog.text
+    assert "true_answers was the default and is 50" in caplog.text and "evidence and watched seeds stay" in caplog.text
+    assert not resumed.trust.evidence.is_labelled
+
+
+def test_an_alarm_of_an_earlier_training_does_not_slow_the_next(tmp_path):
+    trainer = make_trainer(tmp_path, stop_at=8, reward=against_the_vote, save_strategy="no", **LOSES)
+    trainer.train()
+    assert trainer.lr_scheduler.get_last_lr() == [2e-4] * 2
+    trainer.train()
+    rates = [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
+    assert rates[:7] == [4e-4] * 7
+
+
+def test_one_answer_more_to_one_seed_shows_no_gain():
+    """It is one standard error, which rounding makes a little more or less."""
+    found = set()
+    for seeds in range(16, 33):
+        for right in range(16):
+            before = [right / 16] * seeds
+            errors = paired_change([(right + 1) / 16, *before[1:]], before)[1]
+            assert math.isclose(errors, 1.0) and errors <= SHOWN
+            found.add(errors > 1.0)
+    assert found == {True, False}
