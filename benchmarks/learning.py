@@ -143,7 +143,7 @@ def train(arm: str, settings: dict, seed: int, folder: Path) -> dict:
 
     from serl_trl import SeRLConfig, SeRLTrainer
     from serl_trl.self_play.funnel import SAMPLED
-    from serl_trl.training.trust import NotReadyError
+    from serl_trl.training.sentinel import NotReadyError
 
     arm_settings, settings = settings, dict(settings)
     world, reward = WORLDS[settings.pop("world", "small")], settings.pop("reward", None)
@@ -193,7 +193,7 @@ def train(arm: str, settings: dict, seed: int, folder: Path) -> dict:
         "calibration": calibration(ledger),
         "trained_tokens": trainer.loader.totals.counts["trained_tokens"],
         "sampled_tokens": sum(trainer.loader.totals.counts[f"{what}_tokens"] for what in SAMPLED),
-        "alarms": trainer.trust.alarms,
+        "alarms": trainer.trust.sentinel.alarms,
         "refused": refused,
         "seconds": seconds,
         "steps": steps,

@@ -44,8 +44,8 @@ def main(script_args, training_args, model_args):
     from .report.page import write_or_warn
     from .self_play.loop import DryBatchError
     from .training.saving import naming_disk
+    from .training.sentinel import NotFiniteError, NotReadyError
     from .training.summary import StepLines, summarize
-    from .training.trust import NotFiniteError, NotReadyError
 
     with one_sentence():
         check_shared(training_args.output_dir)

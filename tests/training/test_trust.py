@@ -16,8 +16,8 @@ from serl_trl import SeRLTrainer
 from serl_trl.evaluation.model_index import evaluated_at, training_results
 from serl_trl.self_play.confirmation import LOOKS
 from serl_trl.self_play.seed_evidence import Evidence
-from serl_trl.training.sentinel import GOOD_FOLDER
-from serl_trl.training.trust import NotReadyError
+from serl_trl.training.good_weights import GOOD_FOLDER
+from serl_trl.training.sentinel import NotReadyError
 
 
 TRUSTED = SCHEDULE | {
@@ -102,7 +102,7 @@ def is_same(first, second):
 def test_an_interrupted_run_goes_on_to_the_same_bits(tmp_path, reward, changes, alarms):
     whole = make_trainer(tmp_path / "whole", reward=reward, **changes)
     whole.train()
-    assert whole.trust.alarms == alarms
+    assert whole.trust.sentinel.alarms == alarms
     make_trainer(tmp_path / "parts", stop_at=12, reward=reward, **changes).train()
     resumed = make_trainer(tmp_path / "parts", reward=reward, **changes)
     resumed.train(resume_from_checkpoint=True)
@@ -114,7 +114,7 @@ def test_an_alarm_brings_back_weights_and_halves_the_learning_rate(tmp_path, cap
     trainer = make_trainer(tmp_path, stop_at=8, reward=against_the_vote, **LOSES)
     start = weights(trainer.model)
     trainer.train()
-    assert trainer.trust.alarms == 1 and "the learning rate is halved" in capsys.readouterr().out
+    assert trainer.trust.sentinel.alarms == 1 and "the learning rate is halved" in capsys.readouterr().out
     assert all(torch.equal(a, b) for a, b in zip(weights(trainer.model), start, strict=True))
     assert trainer.lr_scheduler.get_last_lr() == [2e-4] * 2
     assert [entry["step"] for entry in trainer.state.log_history if "loss" in entry] == list(range(1, 9))
@@ -162,7 +162,7 @@ class KnewNothing(TrainerCallback):
         self.trust = trust
 
     def on_step_begin(self, args, state, control, **kwargs):
-        self.trust.start = [0.0] * len(self.trust.start)
+        self.trust.sentinel.start = [0.0] * len(self.trust.sentinel.start)
 
 
 def test_a_gain_that_true_answers_show_is_kept(tmp_path, capsys):
@@ -193,7 +193,7 @@ def test_a_run_may_be_watched_from_where_it_is_resumed(tmp_path, unset):
     make_trainer(tmp_path, stop_at=12, **{unset: 0}).train()
     trainer = make_trainer(tmp_path, stop_at=16, reward=against_the_vote, **LOSES)
     trainer.train(resume_from_checkpoint=True)
-    assert (trainer.trust.alarms, trainer.trust.good) == (1, 12)
+    assert (trainer.trust.sentinel.alarms, trainer.trust.sentinel.good) == (1, 12)
 
 
 class TerminateAt(TrainerCallback):
@@ -217,19 +217,27 @@ def test_a_check_waits_for_the_resumed_run_where_a_signal_has_come(tmp_path):
     TerminateAt(trainer, 8)
     with pytest.raises(SystemExit):
         trainer.train()
-    assert (trainer.state.global_step, trainer.trust.checked) == (8, 0)
+    assert (trainer.state.global_step, trainer.trust.sentinel.checked) == (8, 0)
     resumed = make_trainer(tmp_path)
     TerminateAt(resumed, 9)
     with pytest.raises(SystemExit):
         resumed.train(resume_from_checkpoint=True)
-    assert resumed.trust.checked == 8
+    assert resumed.trust.sentinel.checked == 8
+
+
+def test_checks_follow_the_instructions_that_end_a_run(tmp_path):
+    # Four a batch of two steps, so that 40 steps are 80: by `max_steps` alone there would be no check before the end.
+    trainer = make_trainer(tmp_path, max_steps=400, instructions_per_iteration=48, sentinel_checks=2)
+    trainer.train()
+    checks = [entry["step"] for entry in trainer.state.log_history if "sentinel/change" in entry]
+    assert 12 <= checks[0] <= 24 and checks[-1] == trainer.state.global_step < 50
 
 
 def test_a_signal_before_the_last_check_does_not_stop_it(tmp_path):
     trainer = make_trainer(tmp_path, max_steps=2)
     TerminateAt(trainer, None)
     trainer.train()
-    assert trainer.trust.checked == 2 and not (tmp_path / GOOD_FOLDER).exists()
+    assert trainer.trust.sentinel.checked == 2 and not (tmp_path / GOOD_FOLDER).exists()
 
 
 def test_what_drifted_once_is_drawn_from_the_seeds_alone_from_there_on(tmp_path):

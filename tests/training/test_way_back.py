@@ -22,8 +22,8 @@ from test_trust import (
     make_trainer,
 )
 
-from serl_trl.training.sentinel import GOOD_FOLDER, good_checkpoint, paired_change
-from serl_trl.training.trust import SHOWN, NotFiniteError, NotReadyError
+from serl_trl.training.good_weights import GOOD_FOLDER, good_checkpoint
+from serl_trl.training.sentinel import SHOWN, NotFiniteError, NotReadyError, paired_change
 
 
 LOSES_TWICE = LOSES | {"learning_rate": 1e-3}  # half of it loses too: after 8 steps, and after 16
@@ -51,7 +51,7 @@ def test_weights_that_are_not_finite_are_gone_back_from(tmp_path, capsys):
     start = weights(trainer.model)
     trainer.train()
     assert "the weights are no longer finite numbers. Weights of step 0 are back" in capsys.readouterr().out
-    assert trainer.trust.alarms == 2 and "second time" in trainer.trust.ended
+    assert trainer.trust.sentinel.alarms == 2 and "second time" in trainer.trust.ended
     assert same_weights(trainer.model, start)
     saved = load_file(tmp_path / f"checkpoint-{trainer.state.global_step}" / "model.safetensors")
     assert all(tensor.isfinite().all() for tensor in saved.values())
@@ -71,21 +71,21 @@ def lost_twice(tmp_path_factory):
     output_dir = tmp_path_factory.mktemp("whole")
     trainer = make_trainer(output_dir, reward=against_the_vote, **LOSES_TWICE)
     trainer.train()
-    assert (trainer.trust.alarms, trainer.state.global_step) == (2, 16)
+    assert (trainer.trust.sentinel.alarms, trainer.state.global_step) == (2, 16)
     trainer.save_state()  # it is finished
     return output_dir, end_of(trainer, output_dir)
 
 
 def terminate_in_check(trainer, step):
     """Send a signal while the watched seeds are answered."""
-    ask = trainer.trust._agreement
+    aside = trainer.trust.aside
 
-    def agreement(time=0):
+    def ask(time=0):
         if trainer.state.global_step == step and time == 0:
             os.kill(os.getpid(), signal.SIGTERM)
-        return ask(time)
+        return aside(time)
 
-    trainer.trust._agreement = agreement
+    trainer.trust.aside = ask
 
 
 # In the check that gives the second alarm, and before it: that check waits for the resumed run.
@@ -125,7 +125,7 @@ def test_a_lost_start_is_replaced_by_weights_that_show_a_gain(tmp_path, caplog, 
     with caplog.at_level(logging.WARNING):
         resumed.train(resume_from_checkpoint=True)
     assert "Those of now are saved in their place" in caplog.text
-    assert (resumed.trust.start_step, resumed.state.global_step) == (2, 3)
+    assert (resumed.trust.sentinel.start_step, resumed.state.global_step) == (2, 3)
 
 
 @pytest.mark.parametrize("changes", [{}, {"sentinel_checks": 0}])

@@ -188,8 +188,8 @@ class SelfPlaySettings:
     )
     sentinel_checks: int | None = setting(
         None,
-        "How often in `max_steps` steps the model answers these seeds again, to go back where it has lost; 0: never. If "
-        "unset, as `method` says.",
+        "How often in a run the model answers these seeds again, at least 8 steps apart, to go back where it has lost; 0: "
+        "never. If unset, as `method` says.",
     )
     slow_decay: float = setting(
         0.98, "Decay a step of the slow weights, an average of the trained ones, in [0, 1]; 1 keeps the start."

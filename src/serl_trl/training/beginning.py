@@ -20,10 +20,10 @@ from .checkpoints import (
     last_checkpoint,
     list_checkpoints,
 )
+from .good_weights import GOOD_FOLDER
 from .resume import load_loader_state, load_rollouts, rollout_sizes
 from .same_run import check_same_run, describe_changes, load_facts
 from .schedule import follow_learning_rate, is_over
-from .sentinel import GOOD_FOLDER
 
 
 logger = logging.getLogger(__name__)
@@ -109,7 +109,7 @@ def _find_checkpoint(resume_from_checkpoint: str | bool | None, args) -> str | N
         return None
     step = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_FILE)).global_step
     state = load_loader_state(checkpoint)
-    counts, ended = state["totals"]["counts"], state["trust"].get("ended")
+    counts, ended = state["totals"]["counts"], state["trust"]["sentinel"]["ended"]
     run, next_id = Path(checkpoint).resolve().parent, state["source"]["next_id"]
     ledger = run / LEDGER_FOLDER
     _check_ledger(run, state["batch_index"], next_id, ledger.stat().st_mtime_ns if ledger.exists() else None)

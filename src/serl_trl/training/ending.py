@@ -19,7 +19,7 @@ from ..engine.sampler import EngineError
 from ..self_play.loop import DryBatchError
 from .checkpoints import ITERATION_VARIABLE, is_complete, last_checkpoint
 from .schedule import between_batches, is_finished
-from .trust import NotFiniteError
+from .sentinel import NotFiniteError
 
 
 logger = logging.getLogger(__name__)

@@ -1,23 +1,34 @@
-"""A sentinel: fixed seeds, answered every so often, that show when a run begins to lose; the way back to the last good weights."""
+"""A sentinel: fixed seeds, answered every so often, that show when a run begins to lose, and what is done then."""
 
+import logging
 import math
-import os
-import shutil
 import statistics
 from collections.abc import Sequence
-from pathlib import Path
 
-from transformers.integrations.deepspeed import deepspeed_load_checkpoint
-from transformers.trainer_utils import SaveStrategy
+from trl import GRPOTrainer
 
 from ..engine.sampling_settings import attributes
-from .checkpoints import find_damage, last_checkpoint, list_checkpoints
-from .resume import load_loader_state
-from .schedule import change_learning_rate
+from ..engine.slow_weights import is_finite
+from ..evaluation.model_index import BACK_TO
+from ..self_play.seed_evidence import ALARM, agreement
+from .checkpoints import find_damage
+from .good_weights import go_back, good_checkpoint, remove_good, save_good
+from .schedule import is_finished
 
 
-# The underscore keeps it out of what is pushed, and from Trainer's own checkpoints, which it must not be rotated with.
-GOOD_FOLDER = "_good"
+logger = logging.getLogger(__name__)
+
+SHOWN = 1.0 + 1e-6  # standard errors above which true answers show a gain; one answer more to one seed is one of them
+FEWEST_STEPS = 8  # between two checks, which cost as much as some steps
+SLOWER = 0.5  # what the learning rate is multiplied with at an alarm
+
+
+class NotReadyError(RuntimeError):
+    """Nothing says that training would make the model better: its majority is unsure, or the way back is lost."""
+
+
+class NotFiniteError(RuntimeError):
+    """The weights are no longer finite numbers, and there are no good ones to go back to; they are not saved."""
 
 
 def paired_change(now: Sequence[float], before: Sequence[float]) -> tuple[float, float]:
@@ -28,66 +39,168 @@ def paired_change(now: Sequence[float], before: Sequence[float]) -> tuple[float,
     return mean, max(min(mean / max(error, 1e-9), 99.0), -99.0)
 
 
-def good_checkpoint(trainer, step: int) -> Path:
-    """Return the folder of the good weights of a step."""
-    return Path(trainer.args.output_dir) / GOOD_FOLDER / f"checkpoint-{step}"
-
-
-def save_good(trainer) -> None:
-    """Save weights, optimizer and slow weights of now as Trainer saves a checkpoint.
-
-    Of the earlier ones stays what a run that goes on from the last checkpoint would go back to and, where true answers
-    have to show a gain, the start.
-    """
-    args, folder = trainer.args, Path(trainer.args.output_dir) / GOOD_FOLDER
-    quiet = {
-        "push_to_hub": False,
-        "save_strategy": SaveStrategy.NO,
-        "save_total_limit": None,
-        "save_only_model": False,
-    }
-    with attributes(trainer, {"_get_output_dir": lambda trial: str(folder)}), attributes(args, quiet):
-        trainer._save_checkpoint(trainer.model, None)
-    if args.should_save:
-        kept = {good_checkpoint(trainer, trainer.state.global_step)}
-        if trainer.trust.evidence.is_labelled:
-            kept.add(good_checkpoint(trainer, trainer.trust.start_step))
-        if last := last_checkpoint(args.output_dir):
-            kept.add(good_checkpoint(trainer, load_loader_state(last)["trust"]["good"]))
-        for path in {*list_checkpoints(folder)} - kept:
-            shutil.rmtree(path)
-
-
-def remove_good(trainer) -> None:
-    """Remove the good weights: the run is over."""
-    trainer.accelerator.wait_for_everyone()  # one process may still read them
-    if trainer.args.should_save:
-        shutil.rmtree(Path(trainer.args.output_dir) / GOOD_FOLDER, ignore_errors=True)
-
-
-def go_back(trainer, checkpoint: str | os.PathLike, factor: float) -> None:
-    """Take weights, optimizer and slow weights of a checkpoint in the midst of training; the schedule goes on.
+class Sentinel:
+    """Watches whether a [`SeRLTrainer`] loses; at the first alarm good weights come back, the second ends the training.
 
     Args:
-        trainer ([`SeRLTrainer`]): The trainer; its steps, ledger and rollouts stay as they are.
-        checkpoint (`str`): From [`save_good`].
-        factor (`float`): What the learning rate is multiplied with from here on.
+        trust ([`Trust`]): What has the evidence, and so the seeds to be watched.
 
-    Raises:
-        RuntimeError: if the checkpoint is damaged; nothing was changed then.
+    Attributes:
+        ended (`str`, *optional*): Why it ended the training.
     """
-    if damage := find_damage(checkpoint):
-        raise RuntimeError(f"{checkpoint}, the weights to go back to: {damage}.")
-    checkpoint, schedule = str(checkpoint), trainer.lr_scheduler.state_dict()
-    if trainer.is_deepspeed_enabled:
-        strict = not hasattr(trainer.model, "peft_config")
-        deepspeed_load_checkpoint(trainer.model_wrapped, checkpoint, load_module_strict=strict)
-    else:
-        trainer._load_from_checkpoint(checkpoint, trainer.model_wrapped if trainer.is_fsdp_enabled else trainer.model)
-    trainer.load_optimizer(checkpoint)
-    trainer.lr_scheduler.load_state_dict(schedule)
-    for group, rate in zip(trainer.optimizer.param_groups, trainer.lr_scheduler.get_last_lr(), strict=True):
-        group["lr"] = rate
-    change_learning_rate(trainer, lambda rate: rate * factor)
-    trainer.trust.load_slow_weights(checkpoint)
-    trainer._last_loaded_step = -1  # vLLM takes the weights of a step once: these are others
+
+    def __init__(self, trust):
+        self.trust, self.trainer = trust, trust.trainer
+        self.start: list[float] = []  # share of answers that agree with each watched label, at the start
+        self.start_step = 0  # where that was: a run may be watched only from where it is resumed
+        self.good = 0  # the step to go back to: with true answers the best so far, else the last without an alarm
+        self.good_scores: list[float] = []  # what `start` was then
+        self.last_scores: list[float] = []  # and at the last check
+        self.alarms = 0
+        self.checked = 0  # the last step that was
+        self.checked_instructions = 0  # how many were admitted then
+        self.ended: str | None = None
+
+    @property
+    def watches(self) -> bool:
+        """Whether there are seeds to watch, and checks to do it."""
+        return bool(self.trainer.args.sentinel_checks and self.trust.evidence and self.trust.evidence.watched)
+
+    def begin(self, control) -> None:
+        """Have good weights to go back to, and do a check that is due: a signal or an error may have come before it.
+
+        Raises:
+            NotReadyError: if the weights to go back to are lost, and those of now can't take their place.
+        """
+        if self.watches:
+            self._have_good_weights()
+        self.check_if_due(control)
+
+    def leave_broken_weights(self, control) -> None:
+        """Go back from weights that are no longer finite numbers on one of the processes.
+
+        Raises:
+            NotFiniteError: if there are no good ones to go back to.
+        """
+        if not any(self.trainer.loader.sampler.gather([not is_finite(self.trainer.model_wrapped.parameters())])):
+            return
+        text = f"Step {self.trainer.state.global_step}: the weights are no longer finite numbers."
+        if not self.watches:
+            rate = self.trainer.args.learning_rate
+            raise NotFiniteError(f"{text} Go on from a checkpoint before, with learning_rate below {rate}.")
+        self._alarm(control, text)
+
+    def check_if_due(self, control) -> None:
+        """Check every so often, and save the weights if they are good."""
+        args, step = self.trainer.args, self.trainer.state.global_step
+        steps, instructions = step - self.checked, self._admitted() - self.checked_instructions
+        if not self.watches or steps < FEWEST_STEPS:
+            return
+        enough = args.instructions_per_iteration or math.inf  # where they may end the run, its checks follow them too
+        is_due = steps >= args.max_steps // args.sentinel_checks or instructions >= enough / args.sentinel_checks
+        if is_due and not self.trainer.ending.signal_of_any():  # else where the run goes on
+            self._check(control)
+            if self.good == step and not is_finished(self.trainer):
+                save_good(self.trainer)
+
+    def end(self, control) -> None:
+        """Check the weights that the training ends with; keep the start unless true answers show a gain."""
+        if self.watches:
+            if self.checked != self.trainer.state.global_step or self.trainer.args.load_best_model_at_end:
+                self._check(control)
+            if self.trust.evidence.is_labelled:
+                self._keep_start_without_gain(control)
+        if is_finished(self.trainer) or self.ended:
+            remove_good(self.trainer)
+
+    def state_dict(self) -> dict:
+        """Return what a resumed run goes on with, as JSON takes it."""
+        return {name: value for name, value in vars(self).items() if name not in ("trust", "trainer")}
+
+    def _have_good_weights(self) -> None:
+        """Save the weights of now where a run begins to be watched, or has lost those to go back to."""
+        trainer, step, begins = self.trainer, self.trainer.state.global_step, not self.start
+        start, good = (good_checkpoint(trainer, at) for at in (self.start_step, self.good))
+        start_damage = find_damage(start) if self.trust.evidence.is_labelled and not begins else None
+        good_damage = None if begins else find_damage(good)
+        if not (begins or start_damage or good_damage):
+            return
+        now = self._agreement()
+        if not begins:
+            change, errors = paired_change(now, self.start)
+            if start_damage and errors <= SHOWN:
+                raise NotReadyError(
+                    f"{start}, the start: {start_damage}. True answers show no gain since then ({change:+.3f}, {errors:+.1f} "
+                    "standard errors), and it can't be kept. Begin a new run, or set sentinel_checks to 0 to go on without it."
+                )
+            text = f"{start if start_damage else good}, the weights to go back to: {start_damage or good_damage}."
+            if errors <= -ALARM:
+                raise NotReadyError(f"{text} Those of now have lost. Go on from an earlier checkpoint.")
+            logger.warning(f"{text} Those of now are saved in their place.")
+        if begins or start_damage:  # begins in the midst of a run too, where `sentinel_checks` was 0
+            self.start, self.start_step, self.last_scores, self.checked = now, step, now, step
+        self.good, self.good_scores = step, now
+        save_good(trainer)
+
+    def _check(self, control) -> None:
+        """Compare what the model answers to the watched seeds with what the start answered; go back where it has lost."""
+        step = self.trainer.state.global_step
+        for time in range(2):  # asked again before an alarm: by chance alone one of 32 checks would be one
+            now = self._agreement(time)
+            change, errors = paired_change(now, self.start)
+            if errors > -ALARM:
+                break
+        measured = {"sentinel/agreement": sum(now) / len(now), "sentinel/change": change, "sentinel/errors": errors}
+        self._log(control, measured)
+        self.last_scores = now
+        if errors > -ALARM:
+            self.checked, self.checked_instructions = step, self._admitted()
+            if not self.trust.evidence.is_labelled or sum(now) >= sum(self.good_scores):
+                self.good, self.good_scores = step, now
+            return
+        what = "of right answers to" if self.trust.evidence.is_labelled else "of the start's majority answers to"
+        self._alarm(
+            control,
+            f"Step {step}: the share {what} the watched seeds fell by {-change:.3f} since the start ({-errors:.1f} standard "
+            "errors).",
+        )
+
+    def _alarm(self, control, text: str) -> None:
+        """Go back to the last good weights; end the training if it is the second time."""
+        self._go_back(control, self.good, SLOWER)
+        # From here on the run is back; if that has failed, a resumed one is checked again.
+        self.checked, self.checked_instructions = self.trainer.state.global_step, self._admitted()
+        self.last_scores = self.good_scores
+        self.alarms += 1
+        if self.alarms == 1:
+            text += f" Weights of step {self.good} are back, and the learning rate is halved."
+        else:
+            self.ended = f"{text} It is the second time: training ends with the weights of step {self.good}."
+            control.should_training_stop = True
+        self.trainer.accelerator.print(self.ended or text)
+
+    def _go_back(self, control, step: int, factor: float) -> None:
+        go_back(self.trainer, good_checkpoint(self.trainer, step), factor)
+        self._log(control, {BACK_TO: float(step)})
+
+    def _log(self, control, values: dict[str, float]) -> None:
+        # In an entry of its own: TRL's would take the step's metrics along, and the step's own would not come.
+        with attributes(control, {"should_log": False}):
+            super(GRPOTrainer, self.trainer).log(values)
+
+    def _keep_start_without_gain(self, control) -> None:
+        change, errors = paired_change(self.last_scores, self.start)
+        if errors > SHOWN:
+            return
+        self._go_back(control, self.start_step, 1.0)
+        self.trainer.accelerator.print(
+            f"The start is kept: the share of right answers to the {len(self.start)} watched seeds changed by "
+            f"{change:+.3f} ({errors:+.1f} standard errors), which shows no gain."
+        )
+
+    def _admitted(self) -> int:
+        return self.trainer.loader.totals.counts["admitted"]
+
+    def _agreement(self, time: int = 0) -> list[float]:
+        with self.trust.aside(time):
+            return agreement(self.trainer.loader, self.trust.evidence.watched)

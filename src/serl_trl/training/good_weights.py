@@ -1,0 +1,82 @@
+"""The last good weights of a run: how they are saved, and the way back to them."""
+
+import os
+import shutil
+from pathlib import Path
+
+from transformers.integrations.deepspeed import deepspeed_load_checkpoint
+from transformers.trainer_utils import SaveStrategy
+
+from ..engine.sampling_settings import attributes
+from .checkpoints import find_damage, last_checkpoint, list_checkpoints
+from .resume import load_loader_state
+from .schedule import change_learning_rate
+
+
+# The underscore keeps it out of what is pushed, and from Trainer's own checkpoints, which it must not be rotated with.
+GOOD_FOLDER = "_good"
+
+
+def good_checkpoint(trainer, step: int) -> Path:
+    """Return the folder of the good weights of a step."""
+    return Path(trainer.args.output_dir) / GOOD_FOLDER / f"checkpoint-{step}"
+
+
+def save_good(trainer) -> None:
+    """Save weights, optimizer and slow weights of now as Trainer saves a checkpoint.
+
+    Of the earlier ones stays what a run that goes on from the last checkpoint would go back to and, where true answers
+    have to show a gain, the start.
+    """
+    args, folder = trainer.args, Path(trainer.args.output_dir) / GOOD_FOLDER
+    quiet = {
+        "push_to_hub": False,
+        "save_strategy": SaveStrategy.NO,
+        "save_total_limit": None,
+        "save_only_model": False,
+    }
+    with attributes(trainer, {"_get_output_dir": lambda trial: str(folder)}), attributes(args, quiet):
+        trainer._save_checkpoint(trainer.model, None)
+    if args.should_save:
+        kept = {good_checkpoint(trainer, trainer.state.global_step)}
+        if trainer.trust.evidence.is_labelled:
+            kept.add(good_checkpoint(trainer, trainer.trust.sentinel.start_step))
+        if last := last_checkpoint(args.output_dir):
+            kept.add(good_checkpoint(trainer, load_loader_state(last)["trust"]["sentinel"]["good"]))
+        for path in {*list_checkpoints(folder)} - kept:
+            shutil.rmtree(path)
+
+
+def remove_good(trainer) -> None:
+    """Remove the good weights: the run is over."""
+    trainer.accelerator.wait_for_everyone()  # one process may still read them
+    if trainer.args.should_save:
+        shutil.rmtree(Path(trainer.args.output_dir) / GOOD_FOLDER, ignore_errors=True)
+
+
+def go_back(trainer, checkpoint: str | os.PathLike, factor: float) -> None:
+    """Take weights, optimizer and slow weights of a checkpoint in the midst of training; the schedule goes on.
+
+    Args:
+        trainer ([`SeRLTrainer`]): The trainer; its steps, ledger and rollouts stay as they are.
+        checkpoint (`str`): From [`save_good`].
+        factor (`float`): What the learning rate is multiplied with from here on.
+
+    Raises:
+        RuntimeError: if the checkpoint is damaged; nothing was changed then.
+    """
+    if damage := find_damage(checkpoint):
+        raise RuntimeError(f"{checkpoint}, the weights to go back to: {damage}.")
+    checkpoint, schedule = str(checkpoint), trainer.lr_scheduler.state_dict()
+    if trainer.is_deepspeed_enabled:
+        strict = not hasattr(trainer.model, "peft_config")
+        deepspeed_load_checkpoint(trainer.model_wrapped, checkpoint, load_module_strict=strict)
+    else:
+        trainer._load_from_checkpoint(checkpoint, trainer.model_wrapped if trainer.is_fsdp_enabled else trainer.model)
+    trainer.load_optimizer(checkpoint)
+    trainer.lr_scheduler.load_state_dict(schedule)
+    for group, rate in zip(trainer.optimizer.param_groups, trainer.lr_scheduler.get_last_lr(), strict=True):
+        group["lr"] = rate
+    change_learning_rate(trainer, lambda rate: rate * factor)
+    trainer.trust.load_slow_weights(checkpoint)
+    trainer._last_loaded_step = -1  # vLLM takes the weights of a step once: these are others
