@@ -10,6 +10,7 @@ import pytest
 import torch
 from conftest import TINY_MODEL, TINY_TEMPLATE, tiny_config, tiny_seeds
 from datasets import Dataset
+from peft import LoraConfig
 from transformers import AutoModelForCausalLM, BertConfig, BertForMaskedLM, PreTrainedModel, ProcessorMixin
 
 from serl_trl import SeRLTrainer, accuracy_reward, self_play_reward
@@ -67,7 +68,8 @@ class ByAnswer:
         ({}, {"reward_funcs": []}, "reward_funcs is \\[\\]. Set it to a function or a list"),
         ({}, {"reward_funcs": (self_play_reward,)}, "reward_funcs is .* Set it to a function or a list"),
         ({}, {"processing_class": WithImages()}, "processing_class is a WithImages, and prompts are text"),
-        # optimizer, schedule, engine and trackers, made after the model
+        # adapter, optimizer, schedule, engine and trackers, made after the model
+        ({}, {"peft_config": LoraConfig(target_modules=["q_prj"])}, "Target modules {'q_prj'} not found"),
         ({"optim_args": "betas"}, {}, "optim is 'adamw_torch_fused' with optim_args 'betas'"),
         ({"lr_scheduler_type": "warmup_stable_decay"}, {}, "lr_scheduler_type is 'warmup_stable_decay'.*num_decay_steps"),
         ({"lr_scheduler_type": "cosine", "lr_scheduler_kwargs": {"min": 1}}, {}, "lr_scheduler_kwargs {'min': 1}"),

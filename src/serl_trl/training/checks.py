@@ -58,7 +58,12 @@ def check_parallelism(model, peft_config, args) -> None:
 
 
 def check_weights(model, config: PretrainedConfig, quantization_config, peft_config, args) -> None:
-    """Raise `ValueError` for weights that can't be sent to vLLM unharmed: packed ones, and some adapters'."""
+    """Raise `ValueError` for an adapter that the model has no place for, and weights that can't be sent to vLLM unharmed.
+
+    The latter are packed ones, and some adapters'.
+    """
+    if peft_config is not None:
+        adapted = add_empty_adapter(empty_model(config, args.trust_remote_code), peft_config)
     if not args.use_vllm:
         return
     kwargs = args.model_init_kwargs or {}
@@ -76,9 +81,7 @@ def check_weights(model, config: PretrainedConfig, quantization_config, peft_con
             f"The base model of the adapter is loaded in {dtype} and sharded, and merging for vLLM would change it at "
             "every step. Set dtype to float32 (bf16=True still computes in bfloat16), or use DDP or ZeRO-2."
         )
-    if peft_config is not None:
-        model = add_empty_adapter(empty_model(config, args.trust_remote_code), peft_config)
-    check_adapter(model)
+    check_adapter(adapted if peft_config is not None else model)
 
 
 def check_chat_template(tokenizer: PreTrainedTokenizerBase, name: str, template: PromptTemplate) -> None:
