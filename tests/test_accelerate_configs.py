@@ -95,7 +95,8 @@ def one_process(tmp_path_factory):
     ],
 )
 def test_two_processes_train_what_one_does(name, lora, wrapped, one_process, tmp_path):
-    result = launch(name, tmp_path, lora=lora, gradient_accumulation_steps=2, **SETTINGS)
+    watched = {"evidence_seeds": 16, "sentinel_checks": 1}  # which saves good weights, and changes nothing
+    result = launch(name, tmp_path, lora=lora, gradient_accumulation_steps=2, **SETTINGS | watched)
     assert result.returncode == 0, result.stderr[-3000:]
     reports = [json.loads((tmp_path / f"rank-{rank}.json").read_text()) for rank in range(2)]
     assert [(report["processes"], report["wrapped"]) for report in reports] == [(2, wrapped)] * 2
@@ -135,6 +136,22 @@ def test_fsdp2_resumes_with_the_same_bits(tmp_path, lora, method):
         weights.append(load_file(tmp_path / name / "rank-1.safetensors"))
     whole, resumed = weights
     assert whole and all(torch.equal(whole[key], resumed[key]) for key in whole)
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("lora", [False, True])
+def test_fsdp2_goes_back_to_good_weights(tmp_path, lora):
+    settings = SETTINGS | {"lora": lora, "gradient_accumulation_steps": 2, "evidence_seeds": 16, "sentinel_checks": 1}
+    breaks = {"learning_rate": 1e30, "warmup_steps": 0, "lr_scheduler_type": "constant", "max_steps": 32}
+    result = launch("fsdp2", tmp_path, **settings | breaks)
+    assert result.returncode == 0, result.stderr[-3000:]
+    assert (
+        "no longer finite numbers. It is the second time: training ends with the weights of step 0." in result.stdout
+    )
+    start = whole_weights(make_trainer(tmp_path / "other", **settings))
+    back = load_file(tmp_path / "rank-1.safetensors")
+    same = [torch.equal(back[key], start[key]) for key in back if "lora_A" not in key]  # which is drawn at random
+    assert same and all(same)
 
 
 # As `accelerate launch` sets them.

@@ -80,7 +80,7 @@ def test_changed_weights_reach_the_engine(trainer):
 
 def test_slow_weights_answer_in_their_block_and_only_there(trainer):
     before = sample(trainer, QUESTION, GREEDY)[0].token_ids
-    trainer.trust.slow_weights = SlowWeights(trainer.model.parameters(), decay=0.98)
+    trainer.trust.slow_weights = SlowWeights(trainer.model, decay=0.98)
     generator = torch.Generator().manual_seed(0)
     for slow in trainer.trust.slow_weights.tensors:
         slow += 0.5 * torch.randn(slow.shape, generator=generator)

@@ -50,7 +50,7 @@ def check_trainer(trainer) -> CheckResult:
     """
     args, began = trainer.args, time.perf_counter()
     check_parallelism(args)
-    slow = SlowWeights(trainer.model_wrapped.parameters(), args.slow_decay) if args.confirm_majority else None
+    slow = SlowWeights(trainer.model_wrapped, args.slow_decay) if args.confirm_majority else None
     # Prepared for training, the model computes in autocast. vLLM computes as it does, and shares this process.
     autocast = nullcontext() if args.use_vllm else trainer.accelerator.autocast()
     trainer._last_loaded_step = -1  # vLLM takes the weights of a step once: those of now may be others

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,9 +23,20 @@ def _own_part(parameter: torch.nn.Parameter) -> torch.Tensor:
     return parameter.data.to_local() if hasattr(parameter.data, "to_local") else parameter.data
 
 
-def is_finite(parameters: Iterable[torch.nn.Parameter]) -> bool:
+def reshard(model: torch.nn.Module) -> None:
+    """Let FSDP2 forget what it gathered for a forward pass, and keeps for the next: it is not what the shards hold then.
+
+    Call it before weights are written.
+    """
+    for module in model.modules():
+        if hasattr(module, "reshard"):
+            module.reshard()
+
+
+def is_finite(model: torch.nn.Module) -> bool:
     """Return whether all that this process holds of the trained parameters are finite numbers."""
-    return all(bool(_own_part(parameter).isfinite().all()) for parameter in parameters if parameter.requires_grad)
+    trained = (parameter for parameter in model.parameters() if parameter.requires_grad)
+    return all(bool(_own_part(parameter).isfinite().all()) for parameter in trained)
 
 
 class SlowWeights:
@@ -34,12 +45,14 @@ class SlowWeights:
     After each optimizer step, slow = decay * slow + (1 - decay) * trained. With LoRA only the adapter is averaged.
 
     Args:
-        parameters (`Iterable[Parameter]`): Of the model as it is trained; those that are frozen are left out.
+        model (`Module`): As it is trained, wrapped or sharded; what is frozen is left out.
         decay (`float`): In [0, 1]; 1 keeps the start.
     """
 
-    def __init__(self, parameters: Iterable[torch.nn.Parameter], decay: float):
-        self.parameters = [parameter for parameter in parameters if parameter.requires_grad]
+    def __init__(self, model: torch.nn.Module, decay: float):
+        reshard(model)
+        self.model = model
+        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.decay = decay
         self.tensors = [_own_part(parameter).float().clone() for parameter in self.parameters]
 
@@ -85,6 +98,7 @@ class SlowWeights:
 
     @torch.no_grad()
     def _write(self, tensors: list[torch.Tensor]) -> None:
+        reshard(self.model)
         for parameter, tensor in zip(self.parameters, tensors, strict=True):
             _own_part(parameter).copy_(tensor)
             if hasattr(parameter, "ds_tensor"):  # ZeRO-3 keeps small ones gathered: let it gather them anew

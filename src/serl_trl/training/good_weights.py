@@ -1,6 +1,5 @@
 """The last good weights of a run: how they are saved, and the way back to them."""
 
-import os
 import shutil
 from pathlib import Path
 
@@ -8,7 +7,8 @@ from transformers.integrations.deepspeed import deepspeed_load_checkpoint
 from transformers.trainer_utils import SaveStrategy
 
 from ..engine.sampling_settings import attributes
-from .checkpoints import find_damage, last_checkpoint, list_checkpoints
+from ..engine.slow_weights import reshard
+from .checkpoints import checkpoint_step, find_damage, last_checkpoint, list_checkpoints
 from .resume import load_loader_state
 from .schedule import change_learning_rate
 
@@ -37,6 +37,8 @@ def save_good(trainer) -> None:
     }
     with attributes(trainer, {"_get_output_dir": lambda trial: str(folder)}), attributes(args, quiet):
         trainer._save_checkpoint(trainer.model, None)
+    if trainer.state.global_step == 0:
+        _forget_steps(trainer)
     if args.should_save:
         kept = {good_checkpoint(trainer, trainer.state.global_step)}
         if trainer.trust.evidence.is_labelled:
@@ -47,6 +49,12 @@ def save_good(trainer) -> None:
             shutil.rmtree(path)
 
 
+def _forget_steps(trainer) -> None:
+    """Empty the optimizer of the start: to save or load it, torch lets one that FSDP2 shards do a step of nothing."""
+    if trainer.is_fsdp_enabled:
+        trainer.optimizer.state.clear()
+
+
 def remove_good(trainer) -> None:
     """Remove the good weights: the run is over."""
     trainer.accelerator.wait_for_everyone()  # one process may still read them
@@ -54,12 +62,12 @@ def remove_good(trainer) -> None:
         shutil.rmtree(Path(trainer.args.output_dir) / GOOD_FOLDER, ignore_errors=True)
 
 
-def go_back(trainer, checkpoint: str | os.PathLike, factor: float) -> None:
+def go_back(trainer, checkpoint: Path, factor: float) -> None:
     """Take weights, optimizer and slow weights of a checkpoint in the midst of training; the schedule goes on.
 
     Args:
         trainer ([`SeRLTrainer`]): The trainer; its steps, ledger and rollouts stay as they are.
-        checkpoint (`str`): From [`save_good`].
+        checkpoint (`Path`): From [`save_good`].
         factor (`float`): What the learning rate is multiplied with from here on.
 
     Raises:
@@ -67,13 +75,16 @@ def go_back(trainer, checkpoint: str | os.PathLike, factor: float) -> None:
     """
     if damage := find_damage(checkpoint):
         raise RuntimeError(f"{checkpoint}, the weights to go back to: {damage}.")
-    checkpoint, schedule = str(checkpoint), trainer.lr_scheduler.state_dict()
+    step, checkpoint, schedule = checkpoint_step(checkpoint), str(checkpoint), trainer.lr_scheduler.state_dict()
+    reshard(trainer.model_wrapped)
     if trainer.is_deepspeed_enabled:
         strict = not hasattr(trainer.model, "peft_config")
         deepspeed_load_checkpoint(trainer.model_wrapped, checkpoint, load_module_strict=strict)
     else:
         trainer._load_from_checkpoint(checkpoint, trainer.model_wrapped if trainer.is_fsdp_enabled else trainer.model)
     trainer.load_optimizer(checkpoint)
+    if step == 0:
+        _forget_steps(trainer)
     trainer.lr_scheduler.load_state_dict(schedule)
     for group, rate in zip(trainer.optimizer.param_groups, trainer.lr_scheduler.get_last_lr(), strict=True):
         group["lr"] = rate

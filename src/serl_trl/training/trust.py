@@ -122,7 +122,7 @@ class Trust(TrainerCallback):
             model.train(was_training)
 
     def _begin_slow_weights(self) -> None:
-        self.slow_weights = SlowWeights(self.trainer.model_wrapped.parameters(), self.trainer.args.slow_decay)
+        self.slow_weights = SlowWeights(self.trainer.model_wrapped, self.trainer.args.slow_decay)
 
     def state_dict(self) -> dict:
         """Return what goes into a checkpoint beside the slow weights, as JSON takes it."""
