@@ -99,3 +99,8 @@ def test_errors_of_other_libraries_name_the_disk(tmp_path, save):
             save(tensors, tmp_path / "file")
 
     assert re.search(r"The model can't be saved \(.*\). The disk of .* MB free.* Make room.", said_at_a_limit(write))
+
+
+def test_an_error_of_another_process_is_none_of_the_disk(tmp_path):
+    with pytest.raises(RuntimeError, match="^Connection closed by peer$"), naming_disk("The model", tmp_path):
+        raise RuntimeError("Connection closed by peer")  # as gloo says it where a process is gone

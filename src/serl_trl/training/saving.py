@@ -19,6 +19,11 @@ from .same_run import save_facts
 _WRITE_ERRORS = (OSError, RuntimeError, SafetensorError)
 
 
+def _is_of_file(error: Exception) -> bool:
+    """Return whether an error is of a file: a `RuntimeError` may be of another process that is gone."""
+    return not isinstance(error, RuntimeError) or "inline_container" in str(error)
+
+
 @contextmanager
 def whole_checkpoint(trainer, trial) -> Iterator[None]:
     """Let Trainer save a checkpoint in the block: self-play's part goes before it, and a manifest of all files after.
@@ -49,6 +54,8 @@ def whole_checkpoint(trainer, trial) -> Iterator[None]:
         if args.should_save:
             write_manifest(folder)
     except _WRITE_ERRORS as error:
+        if not _is_of_file(error):
+            raise
         needed = _bytes_of(folder)
         shutil.rmtree(folder, ignore_errors=True)
         raise _write_error(f"The checkpoint of step {trainer.state.global_step}", run_dir, needed, error) from error
@@ -62,6 +69,8 @@ def naming_disk(what: str, run_dir: str | Path) -> Iterator[None]:
     try:
         yield
     except _WRITE_ERRORS as error:
+        if not _is_of_file(error):
+            raise
         raise _write_error(what, Path(run_dir), 0, error) from error
 
 
