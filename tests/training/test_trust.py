@@ -140,8 +140,11 @@ def test_what_the_last_checkpoint_would_go_back_to_stays(tmp_path):
 
 
 @pytest.mark.usefixtures("low_bars")
-def test_without_a_gain_that_true_answers_show_the_start_is_kept(tmp_path):
-    changes = LOSES | {"max_steps": 7, "eval_strategy": "steps", "eval_steps": 7}  # too short for a check on the way
+@pytest.mark.parametrize(
+    "best", [{}, {"load_best_model_at_end": True, "metric_for_best_model": "pass@1", "save_steps": 7}]
+)
+def test_without_a_gain_that_true_answers_show_the_start_is_kept(tmp_path, best):
+    changes = LOSES | {"max_steps": 7, "eval_strategy": "steps", "eval_steps": 7} | best  # too short for a check
     seeds = labelled_seeds()
     trainer = make_trainer(tmp_path, reward=against_the_vote, seeds=seeds, evaluated=seeds, **changes)
     start = weights(trainer.model)

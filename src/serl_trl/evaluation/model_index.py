@@ -79,11 +79,12 @@ def training_results(trainer) -> list[dict]:
     If the trainer has loaded its best model at the end, it is the evaluation of that one. One from before the training
     says nothing of the model that came of it.
     """
-    trained = trainer.state.global_step > 0
-    best = trainer.state.best_global_step if trainer.args.load_best_model_at_end else None
+    history, step = trainer.state.log_history, trainer.state.global_step
+    went_back = any(BACK_TO in entry and entry["step"] == step for entry in history)  # from the best model
+    best = trainer.state.best_global_step if trainer.args.load_best_model_at_end and not went_back else None
     last = {
         entry["results"][0]["dataset"]: entry["results"]
-        for entry in of_kept_weights(trainer.state.log_history)
-        if "results" in entry and best in (None, entry["step"]) and (entry["step"] > 0 or not trained)
+        for entry in of_kept_weights(history)
+        if "results" in entry and best in (None, entry["step"]) and (entry["step"] > 0 or step == 0)
     }
     return [result for results in last.values() for result in results]

@@ -82,7 +82,7 @@ class Sentinel:
         Raises:
             NotFiniteError: if there are no good ones to go back to.
         """
-        if not any(self.trainer.loader.sampler.gather([not is_finite(self.trainer.model_wrapped.parameters())])):
+        if not any(self.trainer.loader.sampler.gather([not is_finite(self.trainer.model_wrapped)])):
             return
         text = f"Step {self.trainer.state.global_step}: the weights are no longer finite numbers."
         if not self.watches:
@@ -107,6 +107,7 @@ class Sentinel:
         """Check the weights that the training ends with; keep the start unless true answers show a gain."""
         if self.watches:
             if self.checked != self.trainer.state.global_step or self.trainer.args.load_best_model_at_end:
+                self.trainer._last_loaded_step = -1  # vLLM has the weights of this step, not the best ones
                 self._check(control)
             if self.trust.evidence.is_labelled:
                 self._keep_start_without_gain(control)
@@ -173,7 +174,8 @@ class Sentinel:
         self.last_scores = self.good_scores
         self.alarms += 1
         if self.alarms == 1:
-            text += f" Weights of step {self.good} are back, and the learning rate is halved."
+            slower = "" if control.should_training_stop else ", and the learning rate is halved"
+            text += f" Weights of step {self.good} are back{slower}."
         else:
             self.ended = f"{text} It is the second time: training ends with the weights of step {self.good}."
             control.should_training_stop = True
