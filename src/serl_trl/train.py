@@ -97,7 +97,7 @@ def main(script_args, training_args, model_args):
     # Say why, if the training ended before its time
     if trainer.ending.dry is not None:
         trainer.accelerator.print("\n" + trainer.ending.why())
-        sys.exit(0 if trainer.ending.dry.learnt else DRY_EXIT_CODE)
+        sys.exit(0 if trainer.ending.has_learnt else DRY_EXIT_CODE)
     if trainer.trust.ended is not None:
         trainer.accelerator.print("\n" + trainer.trust.ended)
         sys.exit(DRY_EXIT_CODE)

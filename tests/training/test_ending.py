@@ -12,6 +12,7 @@ from test_resume import SCHEDULE as WITH_CHECKPOINTS
 from transformers import TrainerCallback
 
 from serl_trl import SeRLTrainer
+from serl_trl.evaluation.model_index import BACK_TO
 from serl_trl.self_play.loop import DryBatchError
 from serl_trl.training.checkpoints import last_checkpoint
 
@@ -203,7 +204,9 @@ def test_a_dry_batch_ends_the_training_with_what_it_has(tmp_path, caplog, share,
     assert 0 < result.global_step < 10 and trainer.ending.dry.learnt == learnt
     assert (tmp_path / f"checkpoint-{result.global_step}" / "model.safetensors").exists()
     assert "2 rounds of self-instruction (max_rounds) did not fill" in caplog.text
-    assert ("learnt its seeds" in caplog.text) == learnt
+    assert ("learnt its seeds" in trainer.ending.why()) == trainer.ending.has_learnt == learnt
+    trainer.state.log_history.append({BACK_TO: 0.0, "step": result.global_step})  # as the sentinel logs it
+    assert not trainer.ending.has_learnt and ("earlier weights are back" in trainer.ending.why()) == learnt
 
 
 def test_a_dry_first_batch_raises_since_nothing_was_trained(tmp_path):

@@ -68,6 +68,11 @@ def of_kept_weights(log_history: Sequence[dict]) -> list[dict]:
     return kept
 
 
+def went_back(log_history: Sequence[dict], step: int) -> bool:
+    """Return whether the sentinel has thrown the weights of this step away."""
+    return any(BACK_TO in entry and entry["step"] == step for entry in log_history)
+
+
 def _is_of_eval_dataset(entry: dict) -> bool:
     """Return whether an entry is what an evaluation logs by itself: with other data a user names another prefix."""
     return any(name.startswith("eval_") and name.endswith("pass@1") for name in entry)
@@ -80,8 +85,8 @@ def training_results(trainer) -> list[dict]:
     says nothing of the model that came of it.
     """
     history, step = trainer.state.log_history, trainer.state.global_step
-    went_back = any(BACK_TO in entry and entry["step"] == step for entry in history)  # from the best model
-    best = trainer.state.best_global_step if trainer.args.load_best_model_at_end and not went_back else None
+    kept_best = trainer.args.load_best_model_at_end and not went_back(history, step)
+    best = trainer.state.best_global_step if kept_best else None
     last = {
         entry["results"][0]["dataset"]: entry["results"]
         for entry in of_kept_weights(history)

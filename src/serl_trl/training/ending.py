@@ -16,6 +16,7 @@ from transformers import TrainerCallback
 
 from ..atomic_write import WriteError
 from ..engine.sampler import EngineError
+from ..evaluation.model_index import went_back
 from ..self_play.loop import DryBatchError
 from .checkpoints import ITERATION_VARIABLE, is_complete, last_checkpoint
 from .schedule import between_batches, is_finished
@@ -189,7 +190,7 @@ class GracefulEnd(TrainerCallback):
                 if trainer.state.global_step == 0:
                     raise
                 self.dry = end
-                logger.warning(f"{self.why()}\n{end}")
+                logger.warning(f"Training ends after step {trainer.state.global_step}.\n{end}")
             trainer.control.should_training_stop = True
             self.save(model, trial)
         except Exception as error:
@@ -215,12 +216,22 @@ class GracefulEnd(TrainerCallback):
             trainer._save_checkpoint(model, trial)
             trainer.control = trainer.callback_handler.on_save(args, trainer.state, trainer.control)
 
+    @property
+    def has_learnt(self) -> bool:
+        """Whether the model agreed with itself too often for a batch, and the sentinel has kept it."""
+        return self.dry.learnt and not went_back(self.trainer.state.log_history, self.trainer.state.global_step)
+
     def why(self) -> str:
-        """Say why a dry batch ended the training, and whether that is success."""
+        """Say, after the training, why a dry batch ended it, and whether that is success."""
         step = self.trainer.state.global_step
-        if self.dry.learnt:
+        if self.has_learnt:
             reason = (
                 "the model has learnt its seeds: it agrees with itself on most of what it writes. This is success."
+            )
+        elif self.dry.learnt:
+            reason = (
+                "the model agrees with itself on most of what it writes. The watched seeds show no gain: earlier weights are "
+                "back."
             )
         else:
             reason = "it no longer finds instructions to train on."
