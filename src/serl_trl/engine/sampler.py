@@ -50,11 +50,13 @@ class TrainerSampler:
         # Transformers pads all it is given into one batch: no larger ones than the generation batch. vLLM schedules.
         chunk = len(own) if trainer.use_vllm else trainer.args.generation_batch_size // self.num_processes
         token_ids, logprobs = [], []
+        was_training = trainer.model.training
         with self._failing_together(), sampling_settings(trainer, settings):
             for start in range(0, len(own), chunk):
                 ids, logps = trainer._generate_single_turn(own[start : start + chunk], None, {}, num_completions)
                 token_ids += ids
                 logprobs += logps or [None] * len(ids)
+                trainer.model.train(was_training)  # continuous batching ends in training mode
         # Only instructions are sampled by settings of their own. They go into prompts: no special token may be lost there.
         completions = as_completions(
             trainer.processing_class, token_ids, trainer.eos_token_ids, logprobs, keep_special=settings is not None
