@@ -396,9 +396,7 @@ main(*parsed)
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize(
-    ("configuration", "lora"), [("multi_gpu", False), ("multi_gpu", True), ("fsdp2", False), ("fsdp2", True)]
-)
+@pytest.mark.parametrize(("configuration", "lora"), [("multi_gpu", True), ("fsdp2", False)])
 def test_two_processes(configuration, lora, tmp_path, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_CPU", "true")
     (tmp_path / "fsdp.py").write_text(FSDP_SCRIPT)
