@@ -143,7 +143,7 @@ def train(arm: str, settings: dict, seed: int, folder: Path) -> dict:
 
     from serl_trl import SeRLConfig, SeRLTrainer
     from serl_trl.self_play.funnel import SAMPLED
-    from serl_trl.training.sentinel import NotReadyError
+    from serl_trl.training.trust import NotReadyError
 
     arm_settings, settings = settings, dict(settings)
     world, reward = WORLDS[settings.pop("world", "small")], settings.pop("reward", None)

@@ -129,7 +129,8 @@ class SeRLTrainer(PublicPushMixin, GRPOTrainer):
         self.loader = make_loader(self)
         self.trust = Trust(self)
         self.ending = GracefulEnd(self)
-        for callback in (self.trust, self.ending, ReportWriter(self), InstructionTable(self)):
+        self.callback_handler.callbacks.insert(0, self.trust)  # at the end, before a tracker or a user takes the model
+        for callback in (self.ending, ReportWriter(self), InstructionTable(self)):
             self.add_callback(callback)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs):

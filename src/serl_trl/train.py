@@ -43,9 +43,10 @@ def main(script_args, training_args, model_args):
     from .output_dir import check_shared
     from .report.page import write_or_warn
     from .self_play.loop import DryBatchError
+    from .training.good_weights import LostWeightsError
     from .training.saving import naming_disk
-    from .training.sentinel import NotFiniteError, NotReadyError
     from .training.summary import StepLines, summarize
+    from .training.trust import NotReadyError
 
     with one_sentence():
         check_shared(training_args.output_dir)
@@ -62,7 +63,7 @@ def main(script_args, training_args, model_args):
     except (DryBatchError, NotReadyError) as error:  # before a first step: nothing was trained
         trainer.accelerator.print(f"error: {error}", file=sys.stderr)
         sys.exit(DRY_EXIT_CODE)
-    except (WriteError, NotFiniteError) as error:
+    except (WriteError, LostWeightsError) as error:
         sys.exit(f"error: {error} {trainer.ending.where()}")
 
     # Evaluate, where there is something to evaluate on

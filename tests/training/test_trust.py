@@ -17,7 +17,7 @@ from serl_trl.evaluation.model_index import evaluated_at, training_results
 from serl_trl.self_play.confirmation import LOOKS
 from serl_trl.self_play.seed_evidence import Evidence
 from serl_trl.training.good_weights import GOOD_FOLDER
-from serl_trl.training.sentinel import NotReadyError
+from serl_trl.training.trust import NotReadyError
 
 
 TRUSTED = SCHEDULE | {

@@ -5,13 +5,15 @@ import math
 import os
 import shutil
 import signal
+from copy import deepcopy
 
 import pytest
 import torch
-from conftest import weights
+from conftest import TINY_MODEL, tiny_config, weights
 from safetensors.torch import load_file
 from test_trust import (
     LOSES,
+    TRUSTED,
     KnewNothing,
     TerminateAt,
     against_the_vote,
@@ -21,9 +23,12 @@ from test_trust import (
     lowered_bars,
     make_trainer,
 )
+from transformers import TrainerCallback
 
-from serl_trl.training.good_weights import GOOD_FOLDER, good_checkpoint
-from serl_trl.training.sentinel import SHOWN, NotFiniteError, NotReadyError, paired_change
+from serl_trl import SeRLTrainer
+from serl_trl.evaluation.model_index import BACK_TO
+from serl_trl.training.good_weights import GOOD_FOLDER, LostWeightsError, good_checkpoint
+from serl_trl.training.sentinel import SHOWN, paired_change
 
 
 LOSES_TWICE = LOSES | {"learning_rate": 1e-3}  # half of it loses too: after 8 steps, and after 16
@@ -59,11 +64,87 @@ def test_weights_that_are_not_finite_are_gone_back_from(tmp_path, capsys):
 
 def test_weights_that_are_not_finite_are_not_saved_where_nothing_is_watched(tmp_path):
     trainer = make_trainer(tmp_path, method="paper", **BREAKS)
-    with pytest.raises(NotFiniteError, match=r"learning_rate below 1000.0") as error:
+    with pytest.raises(LostWeightsError, match=r"learning_rate below 1000.0") as error:
         trainer.train()
     last = tmp_path / f"checkpoint-{trainer.state.global_step - 1}"
     assert str(last) in error.value.__notes__[0]
     assert all(tensor.isfinite().all() for tensor in load_file(last / "model.safetensors").values())
+
+
+def test_broken_weights_are_not_saved_where_the_way_back_is_lost(tmp_path):
+    class Lose(TrainerCallback):
+        def on_step_begin(self, args, state, control, **kwargs):
+            shutil.rmtree(tmp_path / GOOD_FOLDER, ignore_errors=True)
+
+    trainer = make_trainer(tmp_path, **BREAKS)
+    trainer.add_callback(Lose())
+    with pytest.raises(LostWeightsError, match="the weights to go back to: there is no such folder"):
+        trainer.train()
+    assert [path.name for path in tmp_path.glob("checkpoint-*")] == [f"checkpoint-{trainer.state.global_step - 1}"]
+
+
+def turned_after_8(completions, vote_reward, trainer_state, **kwargs):
+    """Teach nothing for eight steps, but for a little KL, and then the wrong thing."""
+    return [1.0] * len(completions) if trainer_state.global_step < 8 else against_the_vote(completions, vote_reward)
+
+
+class See(TrainerCallback):
+    """Keeps weights, optimizer and surplus as they are where some steps begin."""
+
+    def __init__(self, trainer, *steps):
+        self.trainer, self.steps, self.seen = trainer, steps, {}
+        trainer.add_callback(self)
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step in self.steps:
+            optimizer = deepcopy(self.trainer.optimizer.state_dict()["state"])
+            self.seen[state.global_step] = weights(self.trainer.model), optimizer, len(self.trainer.loader.surplus)
+
+
+def test_an_alarm_brings_back_weights_and_optimizer_of_a_later_step(tmp_path):
+    trainer = make_trainer(tmp_path, stop_at=17, reward=turned_after_8, **LOSES)
+    see = See(trainer, 8, 16)
+    trainer.train()
+    assert [entry[BACK_TO] for entry in trainer.state.log_history if BACK_TO in entry] == [8]
+    (good, good_optimizer, _), (back, optimizer, surplus) = see.seen[8], see.seen[16]
+    assert all(torch.equal(a, b) for a, b in zip(back, good, strict=True))
+    assert surplus == 0  # which the weights that have lost had labelled
+    assert optimizer.keys() == good_optimizer.keys() and optimizer
+    for key, state in good_optimizer.items():
+        assert all(torch.equal(optimizer[key][name], tensor) for name, tensor in state.items())
+
+
+class TakeAtEnd(TrainerCallback):
+    """Keeps the weights that a training ends with, as a tracker may that uploads them."""
+
+    def on_train_end(self, args, state, control, model, **kwargs):
+        self.weights = weights(model)
+
+
+def test_callbacks_see_the_weights_that_are_kept(tmp_path):
+    take, config = TakeAtEnd(), tiny_config(tmp_path, **TRUSTED | LOSES | {"max_steps": 7})
+    trainer = SeRLTrainer(str(TINY_MODEL), config, labelled_seeds(), None, against_the_vote, callbacks=[take])
+    start = weights(trainer.model)
+    trainer.train()
+    assert all(torch.equal(a, b) for a, b in zip(take.weights, start, strict=True))
+    assert same_weights(trainer.model, start)
+
+
+def test_the_second_alarm_ends_with_good_weights_and_not_with_the_best_by_evaluation(tmp_path):
+    changes = {"load_best_model_at_end": True, "metric_for_best_model": "pass@1", "save_steps": 4, "eval_steps": 4}
+    changes |= {"eval_strategy": "steps"}
+    trainer = make_trainer(tmp_path, reward=against_the_vote, evaluated=labelled_seeds(), **LOSES_TWICE | changes)
+    start = weights(trainer.model)
+    trainer.train()
+    assert "training ends with the weights of step 0" in trainer.trust.ended
+    assert same_weights(trainer.model, start)
+
+
+def test_a_run_that_goes_on_in_another_folder_brings_its_good_weights(tmp_path):
+    make_trainer(tmp_path / "one", stop_at=2, seeds=labelled_seeds(), **MILD).train()
+    moved = make_trainer(tmp_path / "two", seeds=labelled_seeds(), max_steps=3, **MILD)
+    moved.train(resume_from_checkpoint=str(tmp_path / "one" / "checkpoint-2"))
+    assert moved.trust.sentinel.start_step == 0 and (tmp_path / "one" / GOOD_FOLDER / "checkpoint-0").is_dir()
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +218,7 @@ def test_a_lost_start_is_said_where_no_gain_is_shown(tmp_path, changes):
         resumed.train(resume_from_checkpoint=True)
         assert resumed.state.global_step == 3 and not (tmp_path / GOOD_FOLDER).exists()
     else:
-        with pytest.raises(NotReadyError, match="the start: .* set sentinel_checks to 0"):
+        with pytest.raises(LostWeightsError, match="the start: .* set sentinel_checks to 0"):
             resumed.train(resume_from_checkpoint=True)
 
 
@@ -159,13 +240,16 @@ def test_what_changes_of_floor_and_answers_on_the_way_is_so_or_is_said(tmp_path,
     assert not resumed.trust.evidence.is_labelled
 
 
-def test_an_alarm_of_an_earlier_training_does_not_slow_the_next(tmp_path):
-    trainer = make_trainer(tmp_path, stop_at=8, reward=against_the_vote, save_strategy="no", **LOSES)
+@pytest.mark.parametrize("learning_rate, alarms", [(4e-4, 1), (1e-3, 2)])
+def test_alarms_of_an_earlier_training_do_not_slow_the_next(tmp_path, learning_rate, alarms):
+    changes = LOSES | {"learning_rate": learning_rate, "save_strategy": "no"}
+    trainer = make_trainer(tmp_path, stop_at=8 * alarms, reward=against_the_vote, **changes)
     trainer.train()
-    assert trainer.lr_scheduler.get_last_lr() == [2e-4] * 2
+    assert trainer.trust.sentinel.alarms == alarms
+    assert trainer.lr_scheduler.get_last_lr() == [learning_rate / 2**alarms] * 2
     trainer.train()
     rates = [entry["learning_rate"] for entry in trainer.state.log_history if "learning_rate" in entry]
-    assert rates[:7] == [4e-4] * 7
+    assert rates[:7] == [learning_rate] * 7
 
 
 def test_one_answer_more_to_one_seed_shows_no_gain():

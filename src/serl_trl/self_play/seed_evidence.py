@@ -131,7 +131,7 @@ class Evidence:
         """Return the floor of the band where a run goes on with this setting: true answers may have shown a higher one."""
         if not self.is_labelled:
             return min_pass_rate
-        return self.min_pass_rate and max(self.min_pass_rate, min_pass_rate)
+        return None if self.min_pass_rate is None else max(self.min_pass_rate, min_pass_rate)
 
     def figures(self) -> str:
         """Return the figures in a line or two."""

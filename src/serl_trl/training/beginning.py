@@ -70,6 +70,7 @@ def begin_or_resume(trainer, resume_from_checkpoint: str | bool | None) -> str |
         if checkpoint is None and resume_from_checkpoint:
             logger.warning(f"There is no checkpoint in {trainer.args.output_dir} to go on from: the run begins.")
         _clear_the_way(Path(trainer.args.output_dir), checkpoint)
+        _bring_good_weights(Path(trainer.args.output_dir), checkpoint)
         if checkpoint is not None:  # an earlier end of the run is not its end
             (Path(trainer.args.output_dir) / TRAINER_STATE_FILE).unlink(missing_ok=True)
         if checkpoint is not None and (changes := describe_changes(checkpoint, trainer.run_facts)):
@@ -207,6 +208,13 @@ def _clear_the_way(output_dir: Path, checkpoint: str | None) -> None:
     if moves:
         begins = f"goes on from {checkpoint}" if checkpoint else "begins anew, since it had no checkpoint yet"
         logger.warning(f"The run in {output_dir} {begins}: {'; '.join(moves)}.")
+
+
+def _bring_good_weights(output_dir: Path, checkpoint: str | None) -> None:
+    """Copy the good weights of a run that goes on in another folder."""
+    if checkpoint is not None and (run := Path(checkpoint).resolve().parent) != output_dir.resolve():
+        if (run / GOOD_FOLDER).is_dir():
+            shutil.copytree(run / GOOD_FOLDER, output_dir / GOOD_FOLDER, dirs_exist_ok=True)
 
 
 def _set_aside(path: Path) -> Path:

@@ -19,8 +19,8 @@ from ..engine.sampler import EngineError
 from ..evaluation.model_index import went_back
 from ..self_play.loop import DryBatchError
 from .checkpoints import ITERATION_VARIABLE, is_complete, last_checkpoint
+from .good_weights import LostWeightsError
 from .schedule import between_batches, is_finished
-from .sentinel import NotFiniteError
 
 
 logger = logging.getLogger(__name__)
@@ -196,7 +196,7 @@ class GracefulEnd(TrainerCallback):
         except Exception as error:
             shared = isinstance(error, EngineError) or trainer.accelerator.num_processes == 1
             in_step = shared and self.updating != trainer.state.global_step  # processes with each other, and weights
-            if in_step and not isinstance(error, (WriteError, NotFiniteError)):
+            if in_step and not isinstance(error, (WriteError, LostWeightsError)):
                 try:
                     self.save(model, trial)
                 except Exception as another:

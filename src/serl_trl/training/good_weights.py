@@ -3,23 +3,34 @@
 import shutil
 from pathlib import Path
 
+from accelerate.utils import broadcast_object_list
 from transformers.integrations.deepspeed import deepspeed_load_checkpoint
 from transformers.trainer_utils import SaveStrategy
 
 from ..engine.sampling_settings import attributes
 from ..engine.slow_weights import reshard
-from .checkpoints import checkpoint_step, find_damage, last_checkpoint, list_checkpoints
+from .checkpoints import find_damage, last_checkpoint, list_checkpoints
 from .resume import load_loader_state
-from .schedule import change_learning_rate
+from .schedule import change_learning_rate, rates
 
 
 # The underscore keeps it out of what is pushed, and from Trainer's own checkpoints, which it must not be rotated with.
 GOOD_FOLDER = "_good"
 
 
+class LostWeightsError(RuntimeError):
+    """The weights have lost, or are no longer finite numbers, and there are no good ones to go back to."""
+
+
 def good_checkpoint(trainer, step: int) -> Path:
     """Return the folder of the good weights of a step."""
     return Path(trainer.args.output_dir) / GOOD_FOLDER / f"checkpoint-{step}"
+
+
+def damage_of_good(trainer, step: int) -> str | None:
+    """Return what is wrong with the good weights of a step; the first process reads them, and all get what it finds."""
+    found = [find_damage(good_checkpoint(trainer, step)) if trainer.accelerator.is_main_process else None]
+    return broadcast_object_list(found)[0]
 
 
 def save_good(trainer) -> None:
@@ -62,20 +73,21 @@ def remove_good(trainer) -> None:
         shutil.rmtree(Path(trainer.args.output_dir) / GOOD_FOLDER, ignore_errors=True)
 
 
-def go_back(trainer, checkpoint: Path, factor: float) -> None:
-    """Take weights, optimizer and slow weights of a checkpoint in the midst of training; the schedule goes on.
+def go_back(trainer, step: int, factor: float) -> None:
+    """Take the good weights of a step, with optimizer and slow weights, in the midst of training; the schedule goes on.
 
     Args:
         trainer ([`SeRLTrainer`]): The trainer; its steps, ledger and rollouts stay as they are.
-        checkpoint (`Path`): From [`save_good`].
+        step (`int`): Whose weights [`save_good`] has saved.
         factor (`float`): What the learning rate is multiplied with from here on.
 
     Raises:
-        RuntimeError: if the checkpoint is damaged; nothing was changed then.
+        LostWeightsError: if they are damaged; nothing was changed then.
     """
-    if damage := find_damage(checkpoint):
-        raise RuntimeError(f"{checkpoint}, the weights to go back to: {damage}.")
-    step, checkpoint, schedule = checkpoint_step(checkpoint), str(checkpoint), trainer.lr_scheduler.state_dict()
+    checkpoint = str(good_checkpoint(trainer, step))
+    if damage := damage_of_good(trainer, step):
+        raise LostWeightsError(f"{checkpoint}, the weights to go back to: {damage}.")
+    schedule, groups = trainer.lr_scheduler.state_dict(), [rates(group) for group in trainer.optimizer.param_groups]
     reshard(trainer.model_wrapped)
     if trainer.is_deepspeed_enabled:
         strict = not hasattr(trainer.model, "peft_config")
@@ -86,8 +98,8 @@ def go_back(trainer, checkpoint: Path, factor: float) -> None:
     if step == 0:
         _forget_steps(trainer)
     trainer.lr_scheduler.load_state_dict(schedule)
-    for group, rate in zip(trainer.optimizer.param_groups, trainer.lr_scheduler.get_last_lr(), strict=True):
-        group["lr"] = rate
+    for group, before in zip(trainer.optimizer.param_groups, groups, strict=True):
+        group |= before
     change_learning_rate(trainer, lambda rate: rate * factor)
     trainer.trust.load_slow_weights(checkpoint)
     trainer._last_loaded_step = -1  # vLLM takes the weights of a step once: these are others

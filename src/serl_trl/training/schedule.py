@@ -61,10 +61,15 @@ def follow_learning_rate(trainer, saved: float) -> None:
         change_learning_rate(trainer, lambda value: value * rate / saved if saved else rate)
 
 
+def rates(group: dict) -> dict[str, float]:
+    """Return the learning rates of a group of parameters: that of now, and those that its schedule computes with."""
+    return {name: group[name] for name in ("lr", "initial_lr", "min_lr", "max_lr") if name in group}
+
+
 def change_learning_rate(trainer, changed: Callable[[float], float]) -> None:
     """Change the rate of now, and that which the schedule begins with."""
     scheduler = trainer.lr_scheduler
     for group in trainer.optimizer.param_groups:
-        group |= {name: changed(group[name]) for name in {"lr", "initial_lr"} & group.keys()}
+        group |= {name: changed(value) for name, value in rates(group).items()}
     for name in {"base_lrs", "_last_lr"} & vars(scheduler).keys():  # the second is what is logged
         setattr(scheduler, name, [changed(value) for value in getattr(scheduler, name)])

@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from trl import GRPOTrainer
 
 from ..engine.sampling_settings import attributes
-from ..engine.slow_weights import is_finite
+from ..engine.slow_weights import is_finite, reshard
 from ..evaluation.model_index import BACK_TO
 from ..self_play.seed_evidence import ALARM, agreement
-from .checkpoints import find_damage
-from .good_weights import go_back, good_checkpoint, remove_good, save_good
+from .good_weights import LostWeightsError, damage_of_good, go_back, good_checkpoint, remove_good, save_good
 from .schedule import is_finished
 
 
@@ -21,14 +20,6 @@ logger = logging.getLogger(__name__)
 SHOWN = 1.0 + 1e-6  # standard errors above which true answers show a gain; one answer more to one seed is one of them
 FEWEST_STEPS = 8  # between two checks, which cost as much as some steps
 SLOWER = 0.5  # what the learning rate is multiplied with at an alarm
-
-
-class NotReadyError(RuntimeError):
-    """Nothing says that training would make the model better: its majority is unsure, or the way back is lost."""
-
-
-class NotFiniteError(RuntimeError):
-    """The weights are no longer finite numbers, and there are no good ones to go back to; they are not saved."""
 
 
 def paired_change(now: Sequence[float], before: Sequence[float]) -> tuple[float, float]:
@@ -70,25 +61,26 @@ class Sentinel:
         """Have good weights to go back to, and do a check that is due: a signal or an error may have come before it.
 
         Raises:
-            NotReadyError: if the weights to go back to are lost, and those of now can't take their place.
+            LostWeightsError: if those to go back to are damaged, and those of now can't take their place.
         """
         if self.watches:
             self._have_good_weights()
         self.check_if_due(control)
 
-    def leave_broken_weights(self, control) -> None:
-        """Go back from weights that are no longer finite numbers on one of the processes.
+    def leave_broken_weights(self, control) -> bool:
+        """Go back from weights that are no longer finite numbers on one of the processes; return whether they were.
 
         Raises:
-            NotFiniteError: if there are no good ones to go back to.
+            LostWeightsError: if there are no good ones to go back to.
         """
         if not any(self.trainer.loader.sampler.gather([not is_finite(self.trainer.model_wrapped)])):
-            return
+            return False
         text = f"Step {self.trainer.state.global_step}: the weights are no longer finite numbers."
         if not self.watches:
             rate = self.trainer.args.learning_rate
-            raise NotFiniteError(f"{text} Go on from a checkpoint before, with learning_rate below {rate}.")
+            raise LostWeightsError(f"{text} Go on from a checkpoint before, with learning_rate below {rate}.")
         self._alarm(control, text)
+        return True
 
     def check_if_due(self, control) -> None:
         """Check every so often, and save the weights if they are good."""
@@ -106,8 +98,12 @@ class Sentinel:
     def end(self, control) -> None:
         """Check the weights that the training ends with; keep the start unless true answers show a gain."""
         if self.watches:
-            if self.checked != self.trainer.state.global_step or self.trainer.args.load_best_model_at_end:
+            with_best = self.trainer.args.load_best_model_at_end
+            if self.ended and with_best:
+                self._go_back(control, self.good, 1.0)
+            elif self.checked != self.trainer.state.global_step or with_best:
                 self.trainer._last_loaded_step = -1  # vLLM has the weights of this step, not the best ones
+                reshard(self.trainer.model_wrapped)
                 self._check(control)
             if self.trust.evidence.is_labelled:
                 self._keep_start_without_gain(control)
@@ -122,24 +118,27 @@ class Sentinel:
         """Save the weights of now where a run begins to be watched, or has lost those to go back to."""
         trainer, step, begins = self.trainer, self.trainer.state.global_step, not self.start
         start, good = (good_checkpoint(trainer, at) for at in (self.start_step, self.good))
-        start_damage = find_damage(start) if self.trust.evidence.is_labelled and not begins else None
-        good_damage = None if begins else find_damage(good)
+        start_damage = (
+            damage_of_good(trainer, self.start_step) if self.trust.evidence.is_labelled and not begins else None
+        )
+        good_damage = None if begins else damage_of_good(trainer, self.good)
         if not (begins or start_damage or good_damage):
             return
         now = self._agreement()
         if not begins:
             change, errors = paired_change(now, self.start)
             if start_damage and errors <= SHOWN:
-                raise NotReadyError(
+                raise LostWeightsError(
                     f"{start}, the start: {start_damage}. True answers show no gain since then ({change:+.3f}, {errors:+.1f} "
                     "standard errors), and it can't be kept. Begin a new run, or set sentinel_checks to 0 to go on without it."
                 )
             text = f"{start if start_damage else good}, the weights to go back to: {start_damage or good_damage}."
             if errors <= -ALARM:
-                raise NotReadyError(f"{text} Those of now have lost. Go on from an earlier checkpoint.")
+                raise LostWeightsError(f"{text} Those of now have lost. Go on from an earlier checkpoint.")
             logger.warning(f"{text} Those of now are saved in their place.")
         if begins or start_damage:  # begins in the midst of a run too, where `sentinel_checks` was 0
-            self.start, self.start_step, self.last_scores, self.checked = now, step, now, step
+            self.start, self.start_step, self.last_scores = now, step, now
+            self._mark_checked()
         self.good, self.good_scores = step, now
         save_good(trainer)
 
@@ -155,7 +154,7 @@ class Sentinel:
         self._log(control, measured)
         self.last_scores = now
         if errors > -ALARM:
-            self.checked, self.checked_instructions = step, self._admitted()
+            self._mark_checked()
             if not self.trust.evidence.is_labelled or sum(now) >= sum(self.good_scores):
                 self.good, self.good_scores = step, now
             return
@@ -169,8 +168,9 @@ class Sentinel:
     def _alarm(self, control, text: str) -> None:
         """Go back to the last good weights; end the training if it is the second time."""
         self._go_back(control, self.good, SLOWER)
+        self.trainer.loader.surplus = []  # its labels are those of weights that have lost
         # From here on the run is back; if that has failed, a resumed one is checked again.
-        self.checked, self.checked_instructions = self.trainer.state.global_step, self._admitted()
+        self._mark_checked()
         self.last_scores = self.good_scores
         self.alarms += 1
         if self.alarms == 1:
@@ -182,7 +182,7 @@ class Sentinel:
         self.trainer.accelerator.print(self.ended or text)
 
     def _go_back(self, control, step: int, factor: float) -> None:
-        go_back(self.trainer, good_checkpoint(self.trainer, step), factor)
+        go_back(self.trainer, step, factor)
         self._log(control, {BACK_TO: float(step)})
 
     def _log(self, control, values: dict[str, float]) -> None:
@@ -202,6 +202,9 @@ class Sentinel:
 
     def _admitted(self) -> int:
         return self.trainer.loader.totals.counts["admitted"]
+
+    def _mark_checked(self) -> None:
+        self.checked, self.checked_instructions = self.trainer.state.global_step, self._admitted()
 
     def _agreement(self, time: int = 0) -> list[float]:
         with self.trust.aside(time):

@@ -15,12 +15,16 @@ from ..engine.slow_weights import SlowWeights
 from ..engine.vllm import engine_seed
 from ..self_play.seed_evidence import DRIFT, Evidence, gather_evidence, use_evidence
 from .schedule import change_learning_rate
-from .sentinel import SLOWER, NotReadyError, Sentinel
+from .sentinel import SLOWER, Sentinel
 
 
 logger = logging.getLogger(__name__)
 
 DRIFT_GROUPS = 64  # that a fall of the pass rate takes to be seen
+
+
+class NotReadyError(RuntimeError):
+    """The start's own answers give no reason to trust its majority: training would not make it better."""
 
 
 class Trust(TrainerCallback):
@@ -51,9 +55,9 @@ class Trust(TrainerCallback):
         """Begin the average, and gather evidence before a new run's first step.
 
         Raises:
-            NotReadyError: if the evidence says that training would not make the model better, or the way back is lost.
+            NotReadyError: if the evidence says that training would not make the model better.
+            LostWeightsError: if a resumed run has lost its way back.
         """
-        self._watch_drift()
         if args.confirm_majority and self.slow_weights is None:
             self._begin_slow_weights()
         if args.evidence_seeds and self.evidence is None:
@@ -67,15 +71,17 @@ class Trust(TrainerCallback):
                 )
         if self.evidence is not None and (reason := self.evidence.refusal(args.max_pass_rate)):
             raise NotReadyError(reason)
+        self._watch_drift()
         self.sentinel.begin(control)
 
     def on_step_end(self, args, state, control, **kwargs):
         """Take the weights into the average, and go back where they have lost or are no longer finite.
 
         Raises:
-            NotFiniteError: if the weights are no longer finite numbers, and there are no good ones to go back to.
+            LostWeightsError: if there are no good ones to go back to.
         """
-        self.sentinel.leave_broken_weights(control)
+        if self.sentinel.leave_broken_weights(control):
+            return
         if self.slow_weights is not None:
             self.slow_weights.update()
         self._watch_drift()
