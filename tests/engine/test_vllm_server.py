@@ -93,8 +93,9 @@ def test_a_run_trains_on_what_the_server_sampled(trainer):
     steps = [entry for entry in trainer.state.log_history if "loss" in entry]
     assert len(steps) == 2 and all(entry["grad_norm"] > 0 for entry in steps)
     assert max(entry["sampling/sampling_logp_difference/mean"] for entry in steps) < 1e-3
-    # Each step's weights are sent before it samples, all of them.
-    assert client.sent == [{name: tuple(p.shape) for name, p in trainer.model.named_parameters()}] * 2
+    # Each step's weights are sent before it samples, all of them. The second may find all it needs in the surplus.
+    sampling = sum(entry["self_instruction/candidates"] > 0 for entry in steps)
+    assert client.sent == [{name: tuple(p.shape) for name, p in trainer.model.named_parameters()}] * sampling
 
 
 def test_sampling_settings_reach_the_server(trainer):
