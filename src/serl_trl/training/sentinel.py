@@ -116,31 +116,35 @@ class Sentinel:
 
     def _have_good_weights(self) -> None:
         """Save the weights of now where a run begins to be watched, or has lost those to go back to."""
-        trainer, step, begins = self.trainer, self.trainer.state.global_step, not self.start
-        start, good = (good_checkpoint(trainer, at) for at in (self.start_step, self.good))
-        start_damage = (
-            damage_of_good(trainer, self.start_step) if self.trust.evidence.is_labelled and not begins else None
-        )
-        good_damage = None if begins else damage_of_good(trainer, self.good)
-        if not (begins or start_damage or good_damage):
+        if not self.start:  # in the midst of a run too, where `sentinel_checks` was 0
+            self._take_for_good(self._agreement(), as_start=True)
+            return
+        trainer, is_labelled = self.trainer, self.trust.evidence.is_labelled
+        start_damage = damage_of_good(trainer, self.start_step) if is_labelled else None
+        damage = start_damage or damage_of_good(trainer, self.good)
+        if damage is None:
             return
         now = self._agreement()
-        if not begins:
-            change, errors = paired_change(now, self.start)
-            if start_damage and errors <= SHOWN:
-                raise LostWeightsError(
-                    f"{start}, the start: {start_damage}. True answers show no gain since then ({change:+.3f}, {errors:+.1f} "
-                    "standard errors), and it can't be kept. Begin a new run, or set sentinel_checks to 0 to go on without it."
-                )
-            text = f"{start if start_damage else good}, the weights to go back to: {start_damage or good_damage}."
-            if errors <= -ALARM:
-                raise LostWeightsError(f"{text} Those of now have lost. Go on from an earlier checkpoint.")
-            logger.warning(f"{text} Those of now are saved in their place.")
-        if begins or start_damage:  # begins in the midst of a run too, where `sentinel_checks` was 0
-            self.start, self.start_step, self.last_scores = now, step, now
+        change, errors = paired_change(now, self.start)
+        lost = good_checkpoint(trainer, self.start_step if start_damage else self.good)
+        if start_damage and errors <= SHOWN:
+            raise LostWeightsError(
+                f"{lost}, the start: {damage}. True answers show no gain since then ({change:+.3f}, {errors:+.1f} standard "
+                "errors), and it can't be kept. Begin a new run, or set sentinel_checks to 0 to go on without it."
+            )
+        text = f"{lost}, the weights to go back to: {damage}."
+        if errors <= -ALARM:
+            raise LostWeightsError(f"{text} Those of now have lost. Go on from an earlier checkpoint.")
+        logger.warning(f"{text} Those of now are saved in their place.")
+        self._take_for_good(now, as_start=start_damage is not None)
+
+    def _take_for_good(self, scores: list[float], as_start: bool) -> None:
+        step = self.trainer.state.global_step
+        if as_start:
+            self.start, self.start_step, self.last_scores = scores, step, scores
             self._mark_checked()
-        self.good, self.good_scores = step, now
-        save_good(trainer)
+        self.good, self.good_scores = step, scores
+        save_good(self.trainer)
 
     def _check(self, control) -> None:
         """Compare what the model answers to the watched seeds with what the start answered; go back where it has lost."""
