@@ -251,6 +251,7 @@ class SeRLTrainer(PublicPushMixin, GRPOTrainer):
         if is_finished(self) or self.trust.ended:
             self.control.should_training_stop = True
             return
+        beginning.reopen(self)  # not before: what refuses to go on leaves a finished run as it is
         with self.ending.saving(model, trial):
             super()._run_epoch(model=model, trial=trial, **kwargs)
 

@@ -2,6 +2,7 @@
 
 import pytest
 from conftest import TINY_MODEL, ledger_rows, tiny_config, tiny_seeds
+from test_trust import StopAt
 
 from serl_trl import SeRLTrainer
 
@@ -27,3 +28,23 @@ def test_the_learning_rate_comes_down_with_the_instructions_that_end_the_run(tmp
 def test_a_run_of_so_many_steps_has_the_schedule_of_transformers(tmp_path):
     rates = learning_rates(tmp_path, max_steps=4)
     assert rates == pytest.approx([1e-4, 8.68e-5, 5.5e-5, 2.32e-5], rel=1e-2)
+
+
+def test_a_learning_rate_that_a_notebook_sets_between_two_trainings_holds_later_too(tmp_path):
+    def make_trainer(learning_rate: float) -> SeRLTrainer:
+        constant = {"learning_rate": learning_rate, "save_strategy": "steps", "save_steps": 1, "max_steps": 3}
+        return SeRLTrainer(str(TINY_MODEL), tiny_config(tmp_path, **constant), tiny_seeds())
+
+    trainer = make_trainer(1e-3)
+    for last_step in (1, 2):
+        trainer.add_callback(stop := StopAt(last_step))
+        trainer.train(resume_from_checkpoint=last_step == 2)
+        trainer.remove_callback(stop)
+        trainer.args.learning_rate = 1e-4
+    resumed = make_trainer(1e-4)
+    resumed.train(resume_from_checkpoint=True)
+    assert [entry["learning_rate"] for entry in resumed.state.log_history if "learning_rate" in entry] == [
+        1e-3,
+        1e-4,
+        1e-4,
+    ]

@@ -147,6 +147,15 @@ def test_a_run_that_goes_on_in_another_folder_brings_its_good_weights(tmp_path):
     assert moved.trust.sentinel.start_step == 0 and (tmp_path / "one" / GOOD_FOLDER / "checkpoint-0").is_dir()
 
 
+def test_it_takes_none_of_another_run_that_lie_there(tmp_path):
+    make_trainer(tmp_path / "one", stop_at=2, seeds=labelled_seeds(), **MILD).train()
+    shutil.copytree(tmp_path / "one" / GOOD_FOLDER, tmp_path / "two" / GOOD_FOLDER)
+    shutil.rmtree(tmp_path / "one" / GOOD_FOLDER)
+    moved = make_trainer(tmp_path / "two", seeds=labelled_seeds(), max_steps=3, **MILD)
+    with pytest.raises(LostWeightsError, match="the start: there is no such folder"):
+        moved.train(resume_from_checkpoint=str(tmp_path / "one" / "checkpoint-2"))
+
+
 @pytest.fixture(scope="module")
 def lost_twice(tmp_path_factory):
     output_dir = tmp_path_factory.mktemp("whole")
@@ -220,6 +229,20 @@ def test_a_lost_start_is_said_where_no_gain_is_shown(tmp_path, changes):
     else:
         with pytest.raises(LostWeightsError, match="the start: .* set sentinel_checks to 0"):
             resumed.train(resume_from_checkpoint=True)
+
+
+def test_a_finished_run_that_is_not_prolonged_stays_finished(tmp_path):
+    trainer = make_trainer(tmp_path, seeds=labelled_seeds(), max_steps=2, **MILD)
+    trainer.train()
+    trainer.save_state()
+    for max_steps, error, message in (
+        (3, LostWeightsError, "the start: "),
+        (2, ValueError, "nothing is left to train"),
+    ):
+        with pytest.raises(error, match=message):
+            make_trainer(tmp_path, seeds=labelled_seeds(), max_steps=max_steps, **MILD).train(
+                resume_from_checkpoint=True
+            )
 
 
 def test_a_new_run_does_not_go_back_to_weights_of_another(tmp_path):

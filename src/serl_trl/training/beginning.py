@@ -71,17 +71,22 @@ def begin_or_resume(trainer, resume_from_checkpoint: str | bool | None) -> str |
             logger.warning(f"There is no checkpoint in {trainer.args.output_dir} to go on from: the run begins.")
         _clear_the_way(Path(trainer.args.output_dir), checkpoint)
         _bring_good_weights(Path(trainer.args.output_dir), checkpoint)
-        if checkpoint is not None:  # an earlier end of the run is not its end
-            (Path(trainer.args.output_dir) / TRAINER_STATE_FILE).unlink(missing_ok=True)
         if checkpoint is not None and (changes := describe_changes(checkpoint, trainer.run_facts)):
             logger.warning(changes)
     trainer.accelerator.wait_for_everyone()
     return checkpoint
 
 
+def reopen(trainer) -> None:
+    """Let a run that goes on count as unfinished."""
+    if trainer.args.process_index == 0:
+        (Path(trainer.args.output_dir) / TRAINER_STATE_FILE).unlink(missing_ok=True)
+
+
 def restore(trainer, checkpoint: str) -> None:
     """Take from a checkpoint what Trainer does not know of, when it has loaded weights, optimizer and schedule."""
     follow_learning_rate(trainer, load_facts(checkpoint)["settings"]["learning_rate"])
+    trainer.run_facts["settings"]["learning_rate"] = trainer.args.learning_rate  # as a notebook may have set it since
     state = load_loader_state(checkpoint)
     trainer.trust.load(checkpoint, state["trust"])  # before the loader, whose ledger holds the evidence
     trainer.loader.load_state_dict(state)
@@ -211,10 +216,11 @@ def _clear_the_way(output_dir: Path, checkpoint: str | None) -> None:
 
 
 def _bring_good_weights(output_dir: Path, checkpoint: str | None) -> None:
-    """Copy the good weights of a run that goes on in another folder."""
+    """Copy the good weights of a run that goes on in another folder, in place of those of another run."""
     if checkpoint is not None and (run := Path(checkpoint).resolve().parent) != output_dir.resolve():
+        shutil.rmtree(output_dir / GOOD_FOLDER, ignore_errors=True)
         if (run / GOOD_FOLDER).is_dir():
-            shutil.copytree(run / GOOD_FOLDER, output_dir / GOOD_FOLDER, dirs_exist_ok=True)
+            shutil.copytree(run / GOOD_FOLDER, output_dir / GOOD_FOLDER)
 
 
 def _set_aside(path: Path) -> Path:
