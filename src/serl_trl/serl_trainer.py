@@ -2,7 +2,6 @@
 
 import os
 from collections.abc import Callable
-from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -55,6 +54,7 @@ class SeRLTrainer(PublicPushMixin, GRPOTrainer):
     - `train`: refuses a folder that holds another run.
     - `evaluate`, `_evaluate`: measure pass@k and maj@k as `serl-trl eval` does, and no step twice.
     - `_run_epoch`: trains no step more where a resumed run has them all, and leaves a checkpoint where it ends early.
+    - `save_state`: removes what only a run that is not finished needs.
     - `_save_checkpoint`, `_load_optimizer_and_scheduler`: the pair that TRL itself extends, for exact resume.
     - `_load_from_checkpoint`: loads the adapter that is trained, which Trainer overlooks beside the reference's.
     - `create_model_card`: adds how the model was trained, and the last evaluation.
@@ -178,8 +178,7 @@ class SeRLTrainer(PublicPushMixin, GRPOTrainer):
         # This process's part of the batch. Parts are equal, so that a group may straddle two processes.
         rows = [(group, index) for group in batch.groups for index in range(self.num_generations)]
         share = len(rows) // self.accelerator.num_processes
-        start = self.accelerator.process_index * share
-        rows = rows[start : start + share]
+        rows = rows[self.accelerator.process_index * share :][:share]
         inputs = [group.columns(index) for group, index in rows]
         # The engine has sampled them: TRL need not push the weights again, nor wake it up.
         sampled = {"rollout_func": lambda *_: self._rollouts(rows), "_last_loaded_step": self.state.global_step}
@@ -202,9 +201,7 @@ class SeRLTrainer(PublicPushMixin, GRPOTrainer):
         return {
             "prompt_ids": [list(group.prompt_ids) for group, _ in rows],
             "completion_ids": [list(completion.token_ids) for completion in completions],
-            "logprobs": [
-                list(completion.logprobs or [None] * len(completion.token_ids)) for completion in completions
-            ],
+            "logprobs": [list(each.logprobs or [None] * len(each.token_ids)) for each in completions],
         }
 
     def _calculate_rewards(self, *args, **kwargs):
@@ -256,9 +253,13 @@ class SeRLTrainer(PublicPushMixin, GRPOTrainer):
             super()._run_epoch(model=model, trial=trial, **kwargs)
 
     def _save_checkpoint(self, model, trial):
-        # A model alone is nothing to go on from.
-        with nullcontext() if self.args.save_only_model else whole_checkpoint(self, trial):
+        with whole_checkpoint(self, trial):
             super()._save_checkpoint(model, trial)
+
+    def save_state(self):
+        """Save Trainer's state, which a finished run has at the top of its folder; its good weights go then."""
+        super().save_state()
+        self.trust.sentinel.finish()
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
         if hasattr(self.model, "peft_config"):

@@ -116,6 +116,12 @@ def test_a_copy_under_another_number_is_passed_over(run):
     assert resolve_checkpoint(True, tiny_config(run, **SAVING)) == str(run / "checkpoint-4")
 
 
+def test_a_checkpoint_may_lie_on_another_disk(run, tmp_path):
+    (run / "checkpoint-4").rename(tmp_path / "checkpoint-4")
+    (run / "checkpoint-4").symlink_to(tmp_path / "checkpoint-4")
+    assert resolve_checkpoint(True, tiny_config(run, **SAVING | {"max_steps": 6})) == str(run / "checkpoint-4")
+
+
 def test_a_prolonged_run_whose_model_was_not_saved_goes_on_to_that(run):
     make_trainer(run, max_steps=4).save_state()  # of its first end
     make_trainer(run, max_steps=6).train(resume_from_checkpoint=True)  # killed before its model was saved
@@ -224,6 +230,13 @@ def test_another_run_does_not_go_on_from_a_checkpoint(run, tmp_path, changes, sa
     trainer = make_trainer(run, max_steps=6, **changes)
     with pytest.raises(ValueError, match=f"checkpoint-4' is of another run: .*{said}.* Set it back"):
         trainer.train(resume_from_checkpoint=True)
+
+
+def test_weights_that_are_saved_otherwise_are_refused_before_the_model_is_loaded(run, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "2")
+    with pytest.raises(ValueError, match="sharding was none and is FSDP.* Set it back"):
+        make_trainer(run, max_steps=6, resume_from_checkpoint=True)
 
 
 def test_a_run_with_its_model_template_and_seeds_elsewhere_is_the_same(run, tmp_path, caplog):

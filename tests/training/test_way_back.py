@@ -9,7 +9,7 @@ from copy import deepcopy
 
 import pytest
 import torch
-from conftest import TINY_MODEL, tiny_config, weights
+from conftest import TINY_MODEL, ledger_rows, tiny_config, weights
 from safetensors.torch import load_file
 from test_trust import (
     LOSES,
@@ -132,12 +132,15 @@ def test_callbacks_see_the_weights_that_are_kept(tmp_path):
 
 def test_the_second_alarm_ends_with_good_weights_and_not_with_the_best_by_evaluation(tmp_path):
     changes = {"load_best_model_at_end": True, "metric_for_best_model": "pass@1", "save_steps": 4, "eval_steps": 4}
-    changes |= {"eval_strategy": "steps"}
+    changes |= {"eval_strategy": "steps", "save_total_limit": 1}
     trainer = make_trainer(tmp_path, reward=against_the_vote, evaluated=labelled_seeds(), **LOSES_TWICE | changes)
     start = weights(trainer.model)
     trainer.train()
     assert "training ends with the weights of step 0" in trainer.trust.ended
     assert same_weights(trainer.model, start)
+    trainer.save_state()
+    with pytest.raises(ValueError, match="second time"):  # the best checkpoint, of a step before, is not all there is
+        make_trainer(tmp_path, evaluated=labelled_seeds(), **LOSES_TWICE | changes).train(resume_from_checkpoint=True)
 
 
 def test_a_run_that_goes_on_in_another_folder_brings_its_good_weights(tmp_path):
@@ -187,12 +190,33 @@ def test_a_second_alarm_ends_an_interrupted_run_as_it_ends_another(tmp_path, los
         trainer.train()
     resumed = make_trainer(tmp_path, reward=against_the_vote, **LOSES_TWICE)
     resumed.train(resume_from_checkpoint=True)
-    assert is_same(end_of(resumed, tmp_path), lost_twice[1]) and not (tmp_path / GOOD_FOLDER).exists()
+    assert is_same(end_of(resumed, tmp_path), lost_twice[1])
 
 
 def test_a_run_that_a_second_alarm_ended_is_not_prolonged(lost_twice):
     with pytest.raises(ValueError, match="second time.* Set output_dir to a new folder"):
         make_trainer(lost_twice[0], max_steps=64).train(resume_from_checkpoint=True)
+
+
+@pytest.mark.parametrize(
+    "seeds, changes",
+    [
+        (labelled_seeds(), MILD | {"max_steps": 4, "save_steps": 4}),  # shows no gain: the start is kept
+        (None, LOSES | {"max_steps": 7}),  # an alarm in the check at the end
+        (labelled_seeds(), LOSES_TWICE),  # a second alarm on the way
+    ],
+)
+def test_a_run_that_is_killed_before_its_model_is_saved_ends_as_it_would_have(tmp_path, seeds, changes):
+    ends = []
+    for resume in (False, True):
+        trainer = make_trainer(tmp_path, seeds=seeds, reward=against_the_vote, **changes)
+        start = weights(trainer.model)
+        trainer.train(resume_from_checkpoint=resume)
+        ends.append((trainer.trust.state_dict(), ledger_rows(tmp_path)))
+        assert same_weights(trainer.model, start)
+    assert ends[0] == ends[1]
+    trainer.save_state()
+    assert not (tmp_path / GOOD_FOLDER).exists()
 
 
 @pytest.mark.parametrize("unset", ["sentinel_checks", "evidence_seeds"])
@@ -225,6 +249,7 @@ def test_a_lost_start_is_said_where_no_gain_is_shown(tmp_path, changes):
     resumed = make_trainer(tmp_path, seeds=labelled_seeds(), max_steps=3, **MILD | changes)
     if changes:  # the way out that the error names
         resumed.train(resume_from_checkpoint=True)
+        resumed.save_state()
         assert resumed.state.global_step == 3 and not (tmp_path / GOOD_FOLDER).exists()
     else:
         with pytest.raises(LostWeightsError, match="the start: .* set sentinel_checks to 0"):

@@ -188,9 +188,16 @@ def is_fsdp(args) -> bool:
     return bool(args.fsdp) or os.environ.get("ACCELERATE_USE_FSDP", "false") == "true"
 
 
+def sharding(args) -> str:
+    """Return what will spread the weights, or what belongs to them, over the processes: checkpoints are in its format."""
+    if is_fsdp(args):
+        return "FSDP"
+    return "none" if args.deepspeed_plugin is None else f"ZeRO-{args.deepspeed_plugin.zero_stage}"
+
+
 def is_sharded(args) -> bool:
     """Return whether each process will hold a part of each weight only: FSDP or ZeRO-3."""
-    return is_fsdp(args) or (args.deepspeed_plugin is not None and args.deepspeed_plugin.zero_stage == 3)
+    return sharding(args) in ("FSDP", "ZeRO-3")
 
 
 def tokenize_prompts(

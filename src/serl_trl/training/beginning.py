@@ -116,7 +116,7 @@ def _find_checkpoint(resume_from_checkpoint: str | bool | None, args) -> str | N
     step = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_FILE)).global_step
     state = load_loader_state(checkpoint)
     counts, ended = state["totals"]["counts"], state["trust"]["sentinel"]["ended"]
-    run, next_id = Path(checkpoint).resolve().parent, state["source"]["next_id"]
+    run, next_id = Path(checkpoint).parent.resolve(), state["source"]["next_id"]
     ledger = run / LEDGER_FOLDER
     _check_ledger(run, state["batch_index"], next_id, ledger.stat().st_mtime_ns if ledger.exists() else None)
     # Without the state at its end, the run was killed before it saved its model: it goes on to that.
@@ -167,7 +167,7 @@ def _check_named(checkpoint: str, output_dir: str) -> None:
             )
         )
     holds_ledger = any((Path(output_dir) / LEDGER_FOLDER).glob("*.parquet"))
-    if holds_ledger and Path(checkpoint).resolve().parent != Path(output_dir).resolve():
+    if holds_ledger and Path(checkpoint).parent.resolve() != Path(output_dir).resolve():
         raise ValueError(
             f"{checkpoint!r} is not a checkpoint of the run in output_dir {output_dir!r}, whose ledger would be "
             "overwritten. Set output_dir to the checkpoint's own folder, or to a new one."
@@ -217,7 +217,7 @@ def _clear_the_way(output_dir: Path, checkpoint: str | None) -> None:
 
 def _bring_good_weights(output_dir: Path, checkpoint: str | None) -> None:
     """Copy the good weights of a run that goes on in another folder, in place of those of another run."""
-    if checkpoint is not None and (run := Path(checkpoint).resolve().parent) != output_dir.resolve():
+    if checkpoint is not None and (run := Path(checkpoint).parent.resolve()) != output_dir.resolve():
         shutil.rmtree(output_dir / GOOD_FOLDER, ignore_errors=True)
         if (run / GOOD_FOLDER).is_dir():
             shutil.copytree(run / GOOD_FOLDER, output_dir / GOOD_FOLDER)

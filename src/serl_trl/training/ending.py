@@ -203,7 +203,7 @@ class GracefulEnd(TrainerCallback):
                     error.add_note(f"No checkpoint could be written: {type(another).__name__}: {another}")
             error.add_note(self.where())
             raise
-        if self.dry or self.agreed:
+        if self.dry or self.agreed or trainer.trust.ended:
             trainer.args.save_total_limit = None  # at its end, Trainer may keep the best checkpoint alone
 
     def save(self, model, trial) -> None:

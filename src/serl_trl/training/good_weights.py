@@ -68,7 +68,6 @@ def _forget_steps(trainer) -> None:
 
 def remove_good(trainer) -> None:
     """Remove the good weights: the run is over."""
-    trainer.accelerator.wait_for_everyone()  # one process may still read them
     if trainer.args.should_save:
         shutil.rmtree(Path(trainer.args.output_dir) / GOOD_FOLDER, ignore_errors=True)
 

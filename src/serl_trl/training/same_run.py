@@ -11,6 +11,7 @@ from transformers import PretrainedConfig, PreTrainedTokenizerBase
 
 from ..atomic_write import atomic_write
 from ..engine.adapters import ADAPTER_SETTINGS
+from ..engine.models import sharding
 from ..hub.run_record import changed_settings
 from ..seeds import Seeds
 from ..self_play.prompt import load_template
@@ -56,6 +57,7 @@ def run_facts(args, seeds: Seeds, config: PretrainedConfig, tokenizer: PreTraine
         "prompt_template": f"one with the content {_hash(prompts)}",
         **{name: getattr(args, name) for name in _OF_THE_RUN},
         "optim": args.optim.removesuffix("_fused"),
+        "sharding": sharding(args),
     }
     settings = {key: value for key, value in changed_settings(args).items() if key not in run}
     settings |= {"processes": args.world_size, "learning_rate": args.learning_rate}

@@ -28,12 +28,16 @@ def _is_of_file(error: Exception) -> bool:
 def whole_checkpoint(trainer, trial) -> Iterator[None]:
     """Let Trainer save a checkpoint in the block: self-play's part goes before it, and a manifest of all files after.
 
-    Only then are older checkpoints deleted, as `save_total_limit` says. All processes enter and leave the block.
+    Only then are older checkpoints deleted, as `save_total_limit` says. All processes enter and leave the block. With
+    `save_only_model` Trainer saves as ever: a model alone is nothing to go on from.
 
     Raises:
         WriteError: if a file can't be written; what was written of the checkpoint is removed.
     """
     args, run_dir = trainer.args, Path(trainer._get_output_dir(trial=trial))
+    if args.save_only_model:
+        yield
+        return
     folder = run_dir / f"{PREFIX_CHECKPOINT_DIR}-{trainer.state.global_step}"
     save_total_limit = args.save_total_limit
     try:

@@ -97,16 +97,21 @@ class Sentinel:
 
     def end(self, control) -> None:
         """Check the weights that the training ends with; keep the start unless true answers show a gain."""
-        if self.watches:
-            with_best = self.trainer.args.load_best_model_at_end
-            if self.ended and with_best:
-                self._go_back(control, self.good, 1.0)
-            elif self.checked != self.trainer.state.global_step or with_best:
-                self.trainer._last_loaded_step = -1  # vLLM has the weights of this step, not the best ones
-                reshard(self.trainer.model_wrapped)
-                self._check(control)
-            if self.trust.evidence.is_labelled:
-                self._keep_start_without_gain(control)
+        if not self.watches:
+            return
+        with_best = self.trainer.args.load_best_model_at_end
+        if self.ended and with_best:
+            self._go_back(control, self.good, 1.0)
+        elif self.checked != self.trainer.state.global_step or with_best:
+            self.trainer._last_loaded_step = -1  # vLLM has the weights of this step, not the best ones
+            reshard(self.trainer.model_wrapped)
+            self._check(control)
+        if self.trust.evidence.is_labelled:
+            self._keep_start_without_gain(control)
+        self.trainer.accelerator.wait_for_everyone()  # what one process still reads, another may remove from here on
+
+    def finish(self) -> None:
+        """Remove the good weights of a run that is over and saved: until then, one that is killed goes on to its end."""
         if is_finished(self.trainer) or self.ended:
             remove_good(self.trainer)
 
