@@ -6,6 +6,7 @@ has the last word.
 
 import os
 import shlex
+import signal
 import sys
 from dataclasses import MISSING, dataclass
 from math import inf
@@ -59,6 +60,7 @@ def main(script_args, training_args, model_args):
     try:
         result = trainer.train(resume_from_checkpoint=training_args.resume_from_checkpoint)
     except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # one more would print a traceback of Python's shutdown
         sys.exit(130)
     except (DryBatchError, NotReadyError) as error:  # before a first step: nothing was trained
         trainer.accelerator.print(f"error: {error}", file=sys.stderr)

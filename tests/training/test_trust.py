@@ -241,7 +241,8 @@ def test_a_signal_before_the_last_check_does_not_stop_it(tmp_path):
     trainer = make_trainer(tmp_path, max_steps=2)
     TerminateAt(trainer, None)
     trainer.train()
-    assert trainer.trust.sentinel.checked == 2
+    trainer.save_state()
+    assert trainer.trust.sentinel.checked == 2 and not (tmp_path / GOOD_FOLDER).exists()
 
 
 def test_what_drifted_once_is_drawn_from_the_seeds_alone_from_there_on(tmp_path):

@@ -190,7 +190,8 @@ def test_a_second_alarm_ends_an_interrupted_run_as_it_ends_another(tmp_path, los
         trainer.train()
     resumed = make_trainer(tmp_path, reward=against_the_vote, **LOSES_TWICE)
     resumed.train(resume_from_checkpoint=True)
-    assert is_same(end_of(resumed, tmp_path), lost_twice[1])
+    resumed.save_state()
+    assert is_same(end_of(resumed, tmp_path), lost_twice[1]) and not (tmp_path / GOOD_FOLDER).exists()
 
 
 def test_a_run_that_a_second_alarm_ended_is_not_prolonged(lost_twice):
